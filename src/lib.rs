@@ -1,0 +1,12 @@
+//! Splashdam ships the logs of Apache Flink on Kubernetes to Elasticsearch.
+//!
+//! The modules stand in the order that a line takes; a stage knows only earlier stages' types.
+//!
+//! ```text
+//! discover ─▶ tail ─▶ parse ─▶ enrich ─▶ document, filter ─▶ pipeline (batch) ─▶ ship
+//!                                                                 ▲               │
+//!                                            checkpoint ◀─────────┴── acknowledged ┘
+//! ```
+//!
+//! `config` is what the user asked for, `telemetry` what the agent tells, `agent` puts the
+//! stages together, `cli` is the command line, `explain` and `demo` are commands of it.
