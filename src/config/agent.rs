@@ -1,0 +1,119 @@
+//! The agent's own settings (`config/agent.yaml`), resolved, with their defaults.
+//!
+//! Owns the types and [`Agent::default`], the only place where these defaults stand. How they are
+//! read, and the ranges, are in `read_agent.rs`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::units::MIB;
+
+/// Everything that is true for the whole process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The node whose pods are asked for. Empty unless `kubernetes.source` is `api`.
+    pub node_name: String,
+    pub logs: Logs,
+    pub state: State,
+    /// Bytes that may be held between reading and acknowledgement.
+    pub memory_budget_bytes: usize,
+    /// Threads that read, parse and encode.
+    pub threads: usize,
+    pub kubernetes: Kubernetes,
+    /// How long a shutdown may take to get answers for what is in flight.
+    pub drain: Duration,
+    /// Where `/metrics`, `/livez` and `/readyz` are served; `None` serves nothing.
+    pub telemetry_listen: Option<SocketAddr>,
+    /// The directory of pipeline files, or one such file.
+    pub pipelines: PathBuf,
+    /// Where a Secret that the Logging operator's kinds refer to is mounted:
+    /// `<secrets>/<name>/<key>`.
+    pub secrets: PathBuf,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            logs: Logs {
+                root: PathBuf::from("/var/log/pods"),
+                docker_root: PathBuf::from("/var/lib/docker/containers"),
+                format: LineFormat::Auto,
+                max_line_bytes: MIB,
+                start: Start::Oldest,
+                include_self: false,
+                rescan: Duration::from_secs(5),
+            },
+            state: State {
+                dir: PathBuf::from("/var/lib/splashdam"),
+                checkpoint_interval: Duration::from_secs(1),
+            },
+            memory_budget_bytes: 64 * MIB,
+            threads: 1,
+            kubernetes: Kubernetes {
+                source: PodSource::Api,
+                unknown_pod_wait: Duration::from_secs(60),
+            },
+            drain: Duration::from_secs(25),
+            telemetry_listen: Some(SocketAddr::from(([0, 0, 0, 0], 9102))),
+            pipelines: PathBuf::from("/etc/splashdam/pipelines"),
+            secrets: PathBuf::from("/etc/splashdam/secrets"),
+        }
+    }
+}
+
+/// Where log files are and how they are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    pub root: PathBuf,
+    /// Links in the tree are followed only to beneath this directory.
+    pub docker_root: PathBuf,
+    pub format: LineFormat,
+    /// A logical line longer than this is cut and marked.
+    pub max_line_bytes: usize,
+    pub start: Start,
+    pub include_self: bool,
+    pub rescan: Duration,
+}
+
+/// How the runtime frames a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineFormat {
+    /// Decided for each file by its first line.
+    Auto,
+    Cri,
+    Docker,
+}
+
+/// Where reading begins in streams that are there at the first start without a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Oldest,
+    Newest,
+    /// Lines whose runtime time is at most this old.
+    Since(Duration),
+}
+
+/// The state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub dir: PathBuf,
+    pub checkpoint_interval: Duration,
+}
+
+/// Where facts about pods come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    pub source: PodSource,
+    /// How long an unknown pod is waited for, counted only while the source is in sync.
+    pub unknown_pod_wait: Duration,
+}
+
+/// See [`Kubernetes::source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodSource {
+    Api,
+    File(PathBuf),
+    None,
+}
