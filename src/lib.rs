@@ -12,3 +12,5 @@
 //! stages together, `cli` is the command line, `explain` and `demo` are commands of it.
 
 pub mod config;
+
+pub mod discover;
