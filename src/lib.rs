@@ -14,3 +14,7 @@
 pub mod config;
 
 pub mod discover;
+
+pub mod tail;
+
+pub mod parse;

@@ -1,0 +1,577 @@
+//! Reads an application's line once: is it a JSON object, and where do its members stand?
+//!
+//! Owns the check of a whole line against RFC 8259 (UTF-8, strings, escapes, numbers, nesting) and
+//! what is found on the way: the bytes between the outer braces, a table of the top-level members,
+//! and Flink's job id wherever a log4j2 layout puts it. Guarantees that a line called
+//! [`Kind::Object`] is one object of at most [`MAX_DEPTH`] levels and [`MAX_MEMBERS`] top-level
+//! members, that no object in it has a name twice or a name with an escape, that every `\u`
+//! surrogate stands in a pair, and that no line break stands between its tokens, so that its bytes
+//! can be copied into a bulk body as they are. [`Kind::Unusual`] is valid JSON that lacks one of
+//! these and is rewritten first ([`crate::document`]). Everything else is text. Bad input never
+//! panics, nothing is allocated once the tables have grown, and the time is linear in the length.
+//! Does not look at times, names of the agent, or configuration.
+
+mod plain;
+
+use std::ops::Range;
+
+pub use plain::plain_end;
+
+/// Objects and arrays inside one another, the outer object being the first. Elasticsearch's own
+/// limit for mapped objects is 20 (`index.mapping.depth.limit`).
+pub const MAX_DEPTH: usize = 20;
+
+/// Top-level members on the fast road; a line with more is [`Kind::Unusual`].
+pub const MAX_MEMBERS: usize = 64;
+
+/// Names per object that are compared with each other; an object with more is left to the slow
+/// road, which hashes them, so that no line costs the square of its length.
+const MAX_COMPARED: usize = 128;
+
+/// Beyond this many entries a table gives its memory back after the line.
+const KEPT_ENTRIES: usize = 1024;
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A JSON object whose bytes can be copied as they are.
+    Object,
+    /// A JSON object that has to be rewritten first.
+    Unusual,
+    /// Not a JSON object that Elasticsearch would take.
+    Text(Reason),
+}
+
+/// Why a line is text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Doesn't begin with a brace: plain text, an array, a scalar, nothing.
+    NotObject,
+    /// Begins with a brace but isn't valid JSON: cut off, trailing bytes, bare `NaN`, and so on.
+    Invalid,
+    /// Holds bytes that are not UTF-8.
+    NotUtf8,
+    /// More than [`MAX_DEPTH`] levels.
+    TooDeep,
+    /// Somewhere a member's name is empty.
+    EmptyName,
+}
+
+/// The type of a member's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    String,
+    Number,
+    Object,
+    Array,
+    /// `true`, `false` or `null`.
+    Literal,
+}
+
+/// A top-level member, as byte positions in its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    key_start: u32,
+    key_end: u32,
+    value_start: u32,
+    value_end: u32,
+    hash: u32,
+    pub value_type: ValueType,
+}
+
+impl Member {
+    /// The name without its quotes.
+    pub fn key(&self) -> Range<usize> {
+        at(self.key_start)..at(self.key_end)
+    }
+
+    /// The value, a string's quotes included.
+    pub fn value(&self) -> Range<usize> {
+        at(self.value_start)..at(self.value_end)
+    }
+}
+
+/// What [`scan`] found; its tables are used again for every line.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// From the first member's quote to the last member's end; empty for `{}`.
+    pub inner: Range<usize>,
+    /// In the order of the line.
+    pub members: Vec<Member>,
+    /// The 32 hex digits of `flink-job-id`, where there is one: the first at the top level,
+    /// there with `_` in front, or in `mdc`, `contextMap` or `logging.googleapis.com/labels`.
+    pub job_id: Option<Range<usize>>,
+    /// The names of the open nested objects.
+    names: Vec<Name>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    start: u32,
+    end: u32,
+    hash: u32,
+}
+
+/// Reads a line and fills `out`, whose content means something for [`Kind::Object`] only.
+#[inline]
+pub fn scan(line: &[u8], out: &mut Scan) -> Kind {
+    scan_limited(line, out, MAX_MEMBERS)
+}
+
+/// The same for the text that the slow road made: any number of members, and what would be
+/// unusual in a line (escapes in names) is in order.
+pub fn scan_rewritten(text: &[u8], out: &mut Scan) -> Kind {
+    match scan_limited(text, out, usize::MAX) {
+        Kind::Unusual => Kind::Object,
+        kind => kind,
+    }
+}
+
+fn scan_limited(line: &[u8], out: &mut Scan, max_members: usize) -> Kind {
+    out.reset();
+    let mut cursor = Cursor { line, pos: 0, unusual: false, out };
+    cursor.skip_space();
+    if cursor.peek() != b'{' {
+        return Kind::Text(Reason::NotObject);
+    }
+    // Positions in the tables are 32 bits wide; `logs.max_line` is far below.
+    if u32::try_from(line.len()).is_err() {
+        return Kind::Text(Reason::Invalid);
+    }
+    if let Err(reason) = cursor.document() {
+        return Kind::Text(reason);
+    }
+    let unusual = cursor.unusual || cursor.out.members.len() > max_members;
+    if simdutf8::basic::from_utf8(line).is_err() {
+        return Kind::Text(Reason::NotUtf8);
+    }
+    if unusual { Kind::Unusual } else { Kind::Object }
+}
+
+impl Scan {
+    fn reset(&mut self) {
+        self.inner = 0..0;
+        self.members.clear();
+        self.names.clear();
+        self.job_id = None;
+        if self.members.capacity() > KEPT_ENTRIES {
+            self.members.shrink_to(MAX_MEMBERS);
+        }
+        if self.names.capacity() > KEPT_ENTRIES {
+            self.names.shrink_to(MAX_COMPARED);
+        }
+    }
+}
+
+struct Cursor<'l, 's> {
+    line: &'l [u8],
+    pos: usize,
+    unusual: bool,
+    out: &'s mut Scan,
+}
+
+/// Which names an object has had: two bits of each name's hash. Only where both are set already
+/// are names compared.
+#[derive(Default)]
+struct Seen(u64);
+
+impl Seen {
+    #[inline(always)]
+    fn insert(&mut self, hash: u32) -> bool {
+        let bits = 1 << (hash >> 26) | 1 << (hash >> 20 & 63);
+        let maybe = self.0 & bits == bits;
+        self.0 |= bits;
+        maybe
+    }
+}
+
+impl Cursor<'_, '_> {
+    /// The outer object, whose opening brace is next, and the white space behind it.
+    #[inline(always)]
+    fn document(&mut self) -> Result<(), Reason> {
+        self.pos += 1;
+        self.skip_space();
+        let start = self.pos;
+        let mut end = start;
+        if self.peek() == b'}' {
+            self.pos += 1;
+        } else {
+            let mut seen = Seen::default();
+            loop {
+                end = self.member(&mut seen)?;
+                if self.ends_object()? {
+                    break;
+                }
+            }
+        }
+        self.out.inner = start..end;
+        self.skip_space();
+        if self.pos == self.line.len() { Ok(()) } else { Err(Reason::Invalid) }
+    }
+
+    /// A top-level member; gives its end.
+    #[inline(always)]
+    fn member(&mut self, seen: &mut Seen) -> Result<usize, Reason> {
+        let name = self.name()?;
+        if seen.insert(name.hash) {
+            self.compare_top(name);
+        }
+        let value_start = self.pos;
+        let carrier = carries_job(self.slice(name));
+        let value_type = self.value(1, carrier)?;
+        let member = Member {
+            key_start: name.start,
+            key_end: name.end,
+            value_start: narrow(value_start),
+            value_end: narrow(self.pos),
+            hash: name.hash,
+            value_type,
+        };
+        self.out.members.push(member);
+        if matches!(self.slice(name), b"flink-job-id" | b"_flink-job-id") {
+            self.note_job(value_start);
+        }
+        Ok(self.pos)
+    }
+
+    /// An object inside another, whose opening brace is next. `carrier`: it may hold the job's id.
+    fn object(&mut self, depth: usize, carrier: bool) -> Result<(), Reason> {
+        if depth > MAX_DEPTH {
+            return Err(Reason::TooDeep);
+        }
+        self.pos += 1;
+        self.skip_space();
+        if self.peek() == b'}' {
+            self.pos += 1;
+            return Ok(());
+        }
+        let first = self.out.names.len();
+        let mut seen = Seen::default();
+        loop {
+            let name = self.name()?;
+            if seen.insert(name.hash) {
+                self.compare_nested(name, first);
+            }
+            self.out.names.push(name);
+            let value_start = self.pos;
+            self.value(depth, false)?;
+            if carrier && self.slice(name) == b"flink-job-id" {
+                self.note_job(value_start);
+            }
+            if self.ends_object()? {
+                break;
+            }
+        }
+        self.out.names.truncate(first);
+        Ok(())
+    }
+
+    /// An array, whose opening bracket is next.
+    fn array(&mut self, depth: usize) -> Result<(), Reason> {
+        if depth > MAX_DEPTH {
+            return Err(Reason::TooDeep);
+        }
+        self.pos += 1;
+        self.skip_space();
+        if self.peek() == b']' {
+            self.pos += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(depth, false)?;
+            self.skip_space();
+            match self.take() {
+                b',' => self.skip_space(),
+                b']' => return Ok(()),
+                _ => return Err(Reason::Invalid),
+            }
+        }
+    }
+
+    /// Any value inside `depth` open objects and arrays.
+    #[inline(always)]
+    fn value(&mut self, depth: usize, carrier: bool) -> Result<ValueType, Reason> {
+        match self.peek() {
+            b'"' => {
+                self.pos += 1;
+                self.string()?;
+                Ok(ValueType::String)
+            }
+            b'{' => {
+                self.object(depth + 1, carrier)?;
+                Ok(ValueType::Object)
+            }
+            b'[' => {
+                self.array(depth + 1)?;
+                Ok(ValueType::Array)
+            }
+            b'-' | b'0'..=b'9' => {
+                self.number()?;
+                Ok(ValueType::Number)
+            }
+            first => {
+                self.literal(first)?;
+                Ok(ValueType::Literal)
+            }
+        }
+    }
+
+    /// A member's name, the colon, and the white space around it.
+    #[inline(always)]
+    fn name(&mut self) -> Result<Name, Reason> {
+        if self.take() != b'"' {
+            return Err(Reason::Invalid);
+        }
+        let start = self.pos;
+        let escaped = self.string()?;
+        let end = self.pos - 1;
+        if start == end {
+            return Err(Reason::EmptyName);
+        }
+        self.unusual |= escaped;
+        self.skip_space();
+        if self.take() != b':' {
+            return Err(Reason::Invalid);
+        }
+        self.skip_space();
+        let hash = hash(self.line.get(start..end).unwrap_or_default());
+        Ok(Name { start: narrow(start), end: narrow(end), hash })
+    }
+
+    /// Behind a member: a comma and another one, or the closing brace.
+    #[inline(always)]
+    fn ends_object(&mut self) -> Result<bool, Reason> {
+        self.skip_space();
+        match self.take() {
+            b',' => {
+                self.skip_space();
+                Ok(false)
+            }
+            b'}' => Ok(true),
+            _ => Err(Reason::Invalid),
+        }
+    }
+
+    /// The rest of a string whose opening quote is passed, up to and with the closing one; says
+    /// whether there was an escape.
+    #[inline(always)]
+    fn string(&mut self) -> Result<bool, Reason> {
+        let mut escaped = false;
+        loop {
+            self.pos = plain_end(self.line, self.pos);
+            match self.take() {
+                b'"' => return Ok(escaped),
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(Reason::Invalid),
+            }
+        }
+    }
+
+    /// What follows a backslash.
+    #[inline]
+    fn escape(&mut self) -> Result<(), Reason> {
+        match self.take() {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
+            b'u' => self.unicode_escape(),
+            _ => Err(Reason::Invalid),
+        }
+    }
+
+    /// The four digits of `\u`, and the second half of a surrogate pair where one follows. A half
+    /// on its own is grammatical, and Elasticsearch takes it, but gives back what no UTF-8 can
+    /// hold (elastic/elasticsearch#9538): the slow road makes it U+FFFD.
+    fn unicode_escape(&mut self) -> Result<(), Reason> {
+        let unit = self.hex4()?;
+        match unit {
+            0xD800..=0xDBFF => {
+                let next = self.line.get(self.pos..self.pos + 6);
+                let pair = next.and_then(|next| next.strip_prefix(b"\\u")).and_then(hex4);
+                if matches!(pair, Some(0xDC00..=0xDFFF)) {
+                    self.pos += 6;
+                } else {
+                    self.unusual = true;
+                }
+            }
+            0xDC00..=0xDFFF => self.unusual = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hex4(&mut self) -> Result<u16, Reason> {
+        let unit = self.line.get(self.pos..).and_then(hex4).ok_or(Reason::Invalid)?;
+        self.pos += 4;
+        Ok(unit)
+    }
+
+    #[inline(always)]
+    fn number(&mut self) -> Result<(), Reason> {
+        if self.peek() == b'-' {
+            self.pos += 1;
+        }
+        if self.peek() == b'0' {
+            self.pos += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == b'.' {
+            self.pos += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), b'e' | b'E') {
+            self.pos += 1;
+            if matches!(self.peek(), b'+' | b'-') {
+                self.pos += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// At least one digit.
+    #[inline(always)]
+    fn digits(&mut self) -> Result<(), Reason> {
+        let start = self.pos;
+        while self.peek().is_ascii_digit() {
+            self.pos += 1;
+        }
+        if self.pos == start { Err(Reason::Invalid) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn literal(&mut self, first: u8) -> Result<(), Reason> {
+        let word: &[u8] = match first {
+            b't' => b"true",
+            b'f' => b"false",
+            b'n' => b"null",
+            _ => return Err(Reason::Invalid),
+        };
+        if !self.line.get(self.pos..).is_some_and(|rest| rest.starts_with(word)) {
+            return Err(Reason::Invalid);
+        }
+        self.pos += word.len();
+        Ok(())
+    }
+
+    /// A name that may have been there before in the outer object.
+    #[cold]
+    fn compare_top(&mut self, name: Name) {
+        let members = &self.out.members;
+        self.unusual |= members.len() >= MAX_COMPARED
+            || members.iter().any(|member| {
+                member.hash == name.hash && self.line.get(member.key()) == Some(self.slice(name))
+            });
+    }
+
+    /// The same for a nested object, whose names begin at `first`.
+    #[cold]
+    fn compare_nested(&mut self, name: Name, first: usize) {
+        let names = self.out.names.get(first..).unwrap_or_default();
+        self.unusual |= names.len() >= MAX_COMPARED
+            || names
+                .iter()
+                .any(|other| other.hash == name.hash && self.slice(*other) == self.slice(name));
+    }
+
+    /// Keeps the string that began at `start` and ends here, if it is a job's id.
+    #[cold]
+    fn note_job(&mut self, start: usize) {
+        let digits = start + 1..self.pos - 1;
+        if self.out.job_id.is_none()
+            && self.line.get(start) == Some(&b'"')
+            && digits.len() == 32
+            && self.line.get(digits.clone()).is_some_and(|id| id.iter().all(u8::is_ascii_hexdigit))
+        {
+            self.out.job_id = Some(digits);
+        }
+    }
+
+    #[inline(always)]
+    fn slice(&self, name: Name) -> &[u8] {
+        self.line.get(at(name.start)..at(name.end)).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn peek(&self) -> u8 {
+        // Zero begins no JSON token, so that the end of the line needs no case of its own.
+        self.line.get(self.pos).copied().unwrap_or(0)
+    }
+
+    /// The next byte, passed unless the line has ended.
+    #[inline(always)]
+    fn take(&mut self) -> u8 {
+        let byte = self.peek();
+        self.pos += 1;
+        byte
+    }
+
+    #[inline(always)]
+    fn skip_space(&mut self) {
+        if self.peek() <= b' ' {
+            self.skip_spaces();
+        }
+    }
+
+    #[cold]
+    fn skip_spaces(&mut self) {
+        while let byte @ (b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            // A line break would end the document in the bulk body.
+            self.unusual |= byte == b'\n' || byte == b'\r';
+            self.pos += 1;
+        }
+    }
+}
+
+/// Whether an object of this name holds the thread context in one of the layouts: logstash's,
+/// JsonLayout's and Google's.
+#[inline(always)]
+fn carries_job(key: &[u8]) -> bool {
+    matches!(key, b"mdc" | b"contextMap" | b"logging.googleapis.com/labels")
+}
+
+/// Tells names apart by their length and their first and last eight bytes.
+#[inline(always)]
+fn hash(name: &[u8]) -> u32 {
+    let (first, last) = match (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => short_ends(name),
+    };
+    let mixed = (first ^ last.rotate_left(29)).wrapping_add(name.len() as u64);
+    (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
+#[inline(always)]
+fn short_ends(name: &[u8]) -> (u64, u64) {
+    match (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into())
+        }
+        _ => name.iter().fold((0, 0), |(packed, _), &byte| (packed << 8 | u64::from(byte), 0)),
+    }
+}
+
+/// The value of four hex digits at the beginning.
+fn hex4(digits: &[u8]) -> Option<u16> {
+    digits.first_chunk::<4>()?.iter().try_fold(0, |value, &digit| {
+        let digit = char::from(digit).to_digit(16)?;
+        Some(value << 4 | u16::try_from(digit).ok()?)
+    })
+}
+
+#[inline(always)]
+fn at(position: u32) -> usize {
+    position as usize
+}
+
+/// A position in a line whose length has been found to fit.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the length was checked before")]
+fn narrow(position: usize) -> u32 {
+    position as u32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LAYOUTS: [&[u8]; 8] = [
+    include_bytes!("../../../tests/fixtures/lines/custom.log"),
+    include_bytes!("../../../tests/fixtures/lines/ecs.log"),
+    include_bytes!("../../../tests/fixtures/lines/ecs-flink2.log"),
+    include_bytes!("../../../tests/fixtures/lines/gcp.log"),
+    include_bytes!("../../../tests/fixtures/lines/gelf.log"),
+    include_bytes!("../../../tests/fixtures/lines/jsonlayout.log"),
+    include_bytes!("../../../tests/fixtures/lines/logstash.log"),
+    include_bytes!("../../../tests/fixtures/lines/pattern.log"),
+];
+
+fn lines() -> Vec<&'static [u8]> {
+    LAYOUTS.iter().flat_map(|log| log.split(|&byte| byte == b'\n')).collect()
+}
+
+fn read(line: &[u8]) -> (Kind, Scan) {
+    let mut out = Scan::default();
+    let kind = scan(line, &mut out);
+    (kind, out)
+}
+
+fn check(line: impl AsRef<[u8]>, expected: Kind) {
+    let line = line.as_ref();
+    assert_eq!(read(line).0, expected, "{}", String::from_utf8_lossy(line));
+}
+
+#[test]
+fn objects() {
+    for line in [
+        "{}",
+        " {} ",
+        "\t{ \"a\" : 1 }\r",
+        r#"{"a":-0.5e-3,"b":[],"c":{},"d":[1,"x",{"y":null}],"e":true,"f":false}"#,
+        r#"{"a":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude80 é 🚀"}"#,
+        r#"{"a":0,"b":-0,"c":10E+2,"d":1.0}"#,
+        r#"{"a":{"a":1},"b":{"a":1}}"#,
+    ] {
+        let expected = if line.contains('\r') { Kind::Unusual } else { Kind::Object };
+        check(line, expected);
+    }
+}
+
+#[test]
+fn text() {
+    for line in ["", " ", "plain", "[1]", "1", "\"a\"", "null", "NaN", "\u{feff}{}"] {
+        check(line, Kind::Text(Reason::NotObject));
+    }
+    for line in [
+        "{",
+        "{\"",
+        r#"{"a"#,
+        r#"{"a""#,
+        r#"{"a":"#,
+        r#"{"a":1"#,
+        r#"{"a":1,"#,
+        r#"{"a":1,}"#,
+        r#"{,"a":1}"#,
+        r#"{"a":1}}"#,
+        r#"{"a":1} x"#,
+        r#"{"a":1}{}"#,
+        r#"{"a":NaN}"#,
+        r#"{"a":Infinity}"#,
+        r#"{"a":nul}"#,
+        r#"{"a":trux}"#,
+        r#"{"a":01}"#,
+        r#"{"a":1.}"#,
+        r#"{"a":.5}"#,
+        r#"{"a":+1}"#,
+        r#"{"a":-}"#,
+        r#"{"a":1e}"#,
+        r#"{"a":0x1}"#,
+        r#"{"a":[1,]}"#,
+        r#"{"a":[1 2]}"#,
+        r#"{"a":[1}"#,
+        r#"{"a" 1}"#,
+        r#"{a:1}"#,
+        r#"{'a':1}"#,
+        r#"{"a":"\x"}"#,
+        r#"{"a":"\u12g4"}"#,
+        r#"{"a":"\u12"#,
+        "{\"a\":\"\u{1}\"}",
+        "{\"a\":\"tab\there is long enough\"}",
+        "{\"a\":1}\0",
+        "{\"a\":\"\\",
+        "{\"a\":1}\x0c",
+    ] {
+        check(line, Kind::Text(Reason::Invalid));
+    }
+    check(b"{\"a\":\"\xff\"}", Kind::Text(Reason::NotUtf8));
+    check(b"{\"a\":\"\xed\xa0\x80\"}", Kind::Text(Reason::NotUtf8));
+    check(r#"{"":1}"#, Kind::Text(Reason::EmptyName));
+    check(r#"{"a":[{"":1}]}"#, Kind::Text(Reason::EmptyName));
+}
+
+#[test]
+fn depth_has_a_limit() {
+    let nested = |levels: usize, open: &str, close: &str| {
+        format!("{{\"a\":{}1{}}}", open.repeat(levels - 1), close.repeat(levels - 1))
+    };
+    for (open, close) in [("[", "]"), ("{\"b\":", "}")] {
+        check(nested(MAX_DEPTH, open, close), Kind::Object);
+        check(nested(MAX_DEPTH + 1, open, close), Kind::Text(Reason::TooDeep));
+        check(nested(100_000, open, close), Kind::Text(Reason::TooDeep));
+    }
+}
+
+#[test]
+fn unusual() {
+    for line in [
+        r#"{"a":1,"a":2}"#,
+        r#"{"x":{"a":1,"b":2,"a":3}}"#,
+        r#"{"x":[0,{"a long name":1,"a long name":3}]}"#,
+        r#"{"\u0061":1}"#,
+        r#"{"x":{"a\n":1}}"#,
+        r#"{"a":"\ud800"}"#,
+        r#"{"a":"\udc00\ud800"}"#,
+        r#"{"a":"\ud800\u0061"}"#,
+        "{\"a\":\n1}",
+    ] {
+        check(line, Kind::Unusual);
+    }
+    let object = |members: usize| {
+        let members: Vec<_> = (0..members).map(|i| format!("\"k{i}\":{i}")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    check(object(MAX_MEMBERS), Kind::Object);
+    check(object(MAX_MEMBERS + 1), Kind::Unusual);
+    check(format!("{{\"a\":{}}}", object(100_000)), Kind::Unusual);
+}
+
+#[test]
+fn job_ids() {
+    const ID: &str = "55a85b9d80db677cf5c10687b5db325b";
+    let found = |line: &str| {
+        read(line.as_bytes()).1.job_id.and_then(|range| line.get(range).map(str::to_owned))
+    };
+    for line in [
+        format!(r#"{{"flink-job-id":"{ID}"}}"#),
+        format!(r#"{{"_flink-job-id" : "{ID}"}}"#),
+        format!(r#"{{"mdc":{{"a":1,"flink-job-id":"{ID}"}}}}"#),
+        format!(r#"{{"contextMap":{{"flink-job-id":"{ID}"}}}}"#),
+        format!(r#"{{"logging.googleapis.com/labels":{{"flink-job-id":"{ID}"}}}}"#),
+    ] {
+        assert_eq!(found(&line).as_deref(), Some(ID), "{line}");
+    }
+    for line in [
+        format!(r#"{{"other":{{"flink-job-id":"{ID}"}}}}"#),
+        format!(r#"{{"mdc":{{"x":{{"flink-job-id":"{ID}"}}}}}}"#),
+        format!(r#"{{"mdc":[{{"flink-job-id":"{ID}"}}]}}"#),
+        format!(r#"{{"flink-job-id":"{ID}0"}}"#),
+        format!(r#"{{"flink-job-id":"{}"}}"#, ID.replace('a', "x")),
+        r#"{"flink-job-id":1}"#.to_owned(),
+    ] {
+        assert_eq!(found(&line), None, "{line}");
+    }
+}
+
+#[test]
+fn members_lie_where_they_are() {
+    let line = br#" { "a":"x" , "log.level" : {"b":[1]},"n":-1.5 } "#;
+    let (kind, scan) = read(line);
+    assert_eq!(kind, Kind::Object);
+    let text = |range: Range<usize>| String::from_utf8_lossy(&line[range]).into_owned();
+    let members: Vec<_> =
+        scan.members.iter().map(|m| (text(m.key()), text(m.value()), m.value_type)).collect();
+    let member = |key: &str, value: &str, kind| (key.to_owned(), value.to_owned(), kind);
+    assert_eq!(
+        members,
+        [
+            member("a", "\"x\"", ValueType::String),
+            member("log.level", "{\"b\":[1]}", ValueType::Object),
+            member("n", "-1.5", ValueType::Number),
+        ]
+    );
+    assert_eq!(text(scan.inner), r#""a":"x" , "log.level" : {"b":[1]},"n":-1.5"#);
+}
+
+/// What another parser says: an object of valid UTF-8.
+fn is_object(line: &[u8]) -> bool {
+    str::from_utf8(line).is_ok()
+        && line.trim_ascii_start().first() == Some(&b'{')
+        && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+}
+
+fn agrees(line: &[u8]) -> bool {
+    match read(line).0 {
+        Kind::Object | Kind::Unusual => is_object(line),
+        Kind::Text(Reason::TooDeep | Reason::EmptyName) => true,
+        Kind::Text(_) => !is_object(line),
+    }
+}
+
+#[test]
+fn real_lines() {
+    let (mut objects, mut jobs) = (0, 0);
+    for line in lines() {
+        assert!(agrees(line), "{}", String::from_utf8_lossy(line));
+        let (kind, scan) = read(line);
+        // Flink's own lines are all for the fast road.
+        assert_ne!(kind, Kind::Unusual, "{}", String::from_utf8_lossy(line));
+        if kind == Kind::Object {
+            let map: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_slice(line).expect("both parsers agree");
+            assert_eq!(map.len(), scan.members.len());
+            objects += 1;
+            jobs += usize::from(scan.job_id.is_some());
+        }
+    }
+    assert!(objects > 600 && jobs > 300, "{objects} objects, {jobs} with a job");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_agree(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        prop_assert!(agrees(&bytes));
+        let value = [b"{\"a\":", &*bytes, b"}"].concat();
+        let string = [b"{\"a\":\"", &*bytes, b"\"}"].concat();
+        prop_assert!(agrees(&value) && agrees(&string));
+    }
+
+    #[test]
+    fn likely_bytes_agree(text in r#"\{("[a\\u0d8 ]{0,3}":([\[\]{}",:0-9eE.+-]|true|null|"x"| ){0,5},?){0,4}\}?"#) {
+        prop_assert!(agrees(text.as_bytes()), "{}", text);
+    }
+
+    #[test]
+    fn damaged_lines_agree(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        byte in prop_oneof![any::<u8>(), prop::sample::select(&b"\"\\{}[]:,u0e- \n"[..])],
+        cut in any::<bool>(),
+    ) {
+        let lines = lines();
+        let mut line = which.get(&lines).to_vec();
+        if !line.is_empty() {
+            let at = at.index(line.len());
+            line[at] = byte;
+            if cut {
+                line.truncate(at + 1);
+            }
+        }
+        prop_assert!(agrees(&line), "{}", String::from_utf8_lossy(&line));
+    }
+}

@@ -1,0 +1,291 @@
+//! Joins raw lines into records: partial lines into logical ones, logical lines into records of
+//! several lines.
+//!
+//! Grouping is a pure function of bytes and runtime times, apart for stdout and stderr, so that
+//! the same bytes give the same records, and so the same ids, whenever they are read. A record of
+//! several lines ends at the first line that does not continue it, at a limit
+//! ([`RECORD_LINES_MAX`], the longest line allowed), at a gap of [`GAP_NS`] in runtime time, at a
+//! cut that is in the checkpoint, or with the stream. Partial lines have no gap: the runtime
+//! always finishes a line that it began, however long the application takes.
+//!
+//! A line that stands for itself is lent, never copied. What is open is kept by [`Joiner`], one
+//! per reader; its size is [`Joiner::open_bytes`]. No clock is read here.
+
+use std::ops::Range;
+
+use super::java::Group;
+use super::{Lane, Line, is_blank, starts_like_json};
+use crate::tail::Position;
+
+/// The runtime time after which the next line begins a new record.
+pub const GAP_NS: i64 = 1_000_000_000;
+
+/// The most logical lines that one record joins.
+pub const RECORD_LINES_MAX: u32 = 1000;
+
+/// One record: what becomes one document, or is blank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub lane: Lane,
+    /// Runtime time of the first piece, nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// The same as the runtime wrote it.
+    pub time: &'a [u8],
+    /// The runtime's tag of the last piece, `F` for a complete line.
+    pub tag: &'a [u8],
+    /// The raw bytes that it was made from: from the beginning of the first piece …
+    pub start: Position,
+    /// … to the end of the last.
+    pub end: Position,
+    pub content: &'a [u8],
+    /// Logical lines, at least 1.
+    pub lines: u32,
+    /// How long the content was before it was cut at the limit.
+    pub original_bytes: Option<u64>,
+}
+
+impl Record<'_> {
+    /// Nothing but white space on a single line: counted, not shipped.
+    pub fn is_blank(&self) -> bool {
+        self.lines == 1 && self.original_bytes.is_none() && is_blank(self.content)
+    }
+}
+
+/// What is open on one of stdout and stderr.
+#[derive(Debug)]
+struct Open {
+    start: Position,
+    end: Position,
+    time_ns: i64,
+    last_time_ns: i64,
+    time: Vec<u8>,
+    tag: Vec<u8>,
+    content: Vec<u8>,
+    /// Bytes of content there would be without the limit.
+    content_bytes: u64,
+    lines: u32,
+}
+
+impl Open {
+    fn begin(line: &Line<'_>, missing: u64, start: Position, end: Position, limit: usize) -> Self {
+        let mut open = Self {
+            start,
+            end,
+            time_ns: line.time_ns,
+            last_time_ns: line.time_ns,
+            time: line.time.to_vec(),
+            tag: Vec::new(),
+            content: Vec::with_capacity(line.content.len().min(limit)),
+            content_bytes: 0,
+            lines: 1,
+        };
+        open.append(line, missing, end, limit);
+        open
+    }
+
+    fn append(&mut self, line: &Line<'_>, missing: u64, end: Position, limit: usize) {
+        let room = limit.saturating_sub(self.content.len());
+        self.content.extend_from_slice(&line.content[..line.content.len().min(room)]);
+        self.content_bytes += line.content.len() as u64 + missing;
+        self.tag.clear();
+        self.tag.extend_from_slice(line.tag);
+        self.last_time_ns = line.time_ns;
+        self.end = end;
+    }
+
+    /// Adds a complete logical line to a record of several.
+    fn join(&mut self, line: &Open, limit: usize) {
+        let room = limit.saturating_sub(self.content.len());
+        if room > 0 {
+            self.content.push(b'\n');
+            self.content.extend_from_slice(&line.content[..line.content.len().min(room - 1)]);
+        }
+        self.content_bytes += 1 + line.content_bytes;
+        self.tag.clone_from(&line.tag);
+        self.last_time_ns = line.last_time_ns;
+        self.end = line.end;
+        self.lines += 1;
+    }
+
+    fn record(&self, lane: Lane) -> Record<'_> {
+        let cut = self.content_bytes > self.content.len() as u64;
+        Record {
+            lane,
+            time_ns: self.time_ns,
+            time: &self.time,
+            tag: &self.tag,
+            start: self.start,
+            end: self.end,
+            content: &self.content,
+            lines: self.lines,
+            original_bytes: cut.then_some(self.content_bytes),
+        }
+    }
+}
+
+/// A record of several lines that may go on.
+#[derive(Debug)]
+struct Several {
+    open: Open,
+    group: Group,
+}
+
+#[derive(Debug, Default)]
+struct LaneState {
+    /// A logical line whose `F` has not come.
+    partial: Option<Open>,
+    several: Option<Several>,
+}
+
+/// Joins the raw lines of one reader.
+#[derive(Debug)]
+pub struct Joiner {
+    join_several: bool,
+    line_bytes_max: usize,
+    lanes: [LaneState; 2],
+}
+
+impl Joiner {
+    /// `join_several` joins stack traces and their like; a logical line is cut at
+    /// `line_bytes_max`, and so is a record of several.
+    pub fn new(join_several: bool, line_bytes_max: usize) -> Self {
+        Self { join_several, line_bytes_max, lanes: [LaneState::default(), LaneState::default()] }
+    }
+
+    /// Takes the raw line that stands at `place`; `emit` gets at most two records.
+    ///
+    /// `missing` says how many bytes of content the caller has left out at the line's end.
+    pub fn accept(
+        &mut self,
+        line: &Line<'_>,
+        missing: u64,
+        place: &Range<Position>,
+        emit: &mut impl FnMut(Record<'_>),
+    ) {
+        let Range { start, end } = *place;
+        let limit = self.line_bytes_max;
+        let state = &mut self.lanes[line.lane.index()];
+        if let Some(mut partial) = state.partial.take() {
+            partial.append(line, missing, end, limit);
+            if line.partial {
+                state.partial = Some(partial);
+            } else {
+                self.complete(line.lane, partial, emit);
+            }
+            return;
+        }
+        if line.partial {
+            state.partial = Some(Open::begin(line, missing, start, end, limit));
+            return;
+        }
+        let alone = !self.join_several || starts_like_json(line.content) || is_blank(line.content);
+        if alone && missing == 0 && line.content.len() <= limit {
+            self.close(line.lane, emit);
+            emit(lent(line, start, end));
+        } else {
+            self.complete(line.lane, Open::begin(line, missing, start, end, limit), emit);
+        }
+    }
+
+    /// Takes a complete logical line.
+    fn complete(&mut self, lane: Lane, line: Open, emit: &mut impl FnMut(Record<'_>)) {
+        let limit = self.line_bytes_max;
+        if !self.join_several || starts_like_json(&line.content) || is_blank(&line.content) {
+            self.close(lane, emit);
+            emit(line.record(lane));
+            return;
+        }
+        if let Some(several) = &mut self.lanes[lane.index()].several
+            && several.admits(&line, limit)
+            && several.group.continues(&line.content)
+        {
+            several.open.join(&line, limit);
+            return;
+        }
+        self.close(lane, emit);
+        let group = Group::start(&line.content);
+        self.lanes[lane.index()].several = Some(Several { open: line, group });
+    }
+
+    /// Ends the record of several lines that is open on `lane`.
+    pub fn close(&mut self, lane: Lane, emit: &mut impl FnMut(Record<'_>)) {
+        if let Some(several) = self.lanes[lane.index()].several.take() {
+            emit(several.open.record(lane));
+        }
+    }
+
+    /// Ends all that is open on both lanes: the stream has ended and nothing will follow.
+    pub fn finish(&mut self, emit: &mut impl FnMut(Record<'_>)) {
+        for lane in Lane::BOTH {
+            if let Some(partial) = self.lanes[lane.index()].partial.take() {
+                self.complete(lane, partial, emit);
+            }
+            self.close(lane, emit);
+        }
+    }
+
+    /// Forgets all that is open; it is read again from where it began.
+    pub fn forget(&mut self) {
+        self.lanes = [LaneState::default(), LaneState::default()];
+    }
+
+    /// Where the oldest open record of `lane` begins.
+    pub fn open_from(&self, lane: Lane) -> Option<Position> {
+        let state = &self.lanes[lane.index()];
+        let several = state.several.as_ref().map(|several| several.open.start);
+        several.or_else(|| state.partial.as_ref().map(|partial| partial.start))
+    }
+
+    /// A record of several lines on `lane` that waits for nothing but its next line: where it
+    /// ends so far, and the runtime time of its last line.
+    pub fn waiting(&self, lane: Lane) -> Option<(Position, i64)> {
+        let state = &self.lanes[lane.index()];
+        match (&state.partial, &state.several) {
+            (None, Some(several)) => Some((several.open.end, several.open.last_time_ns)),
+            _ => None,
+        }
+    }
+
+    /// Whether a logical line has begun whose end has not come.
+    pub fn has_partial(&self) -> bool {
+        self.lanes.iter().any(|state| state.partial.is_some())
+    }
+
+    /// Bytes of content held open.
+    pub fn open_bytes(&self) -> usize {
+        let bytes = |open: &Open| open.content.capacity();
+        (self.lanes.iter())
+            .map(|state| {
+                state.partial.as_ref().map_or(0, bytes)
+                    + state.several.as_ref().map_or(0, |s| bytes(&s.open))
+            })
+            .sum()
+    }
+}
+
+impl Several {
+    /// Whether time and limits let `line` continue the record.
+    fn admits(&self, line: &Open, limit: usize) -> bool {
+        line.time_ns.saturating_sub(self.open.last_time_ns) <= GAP_NS
+            && self.open.lines < RECORD_LINES_MAX
+            && self.open.content.len() + line.content.len() < limit
+    }
+}
+
+/// The record of a line that stands for itself.
+fn lent<'a>(line: &Line<'a>, start: Position, end: Position) -> Record<'a> {
+    Record {
+        lane: line.lane,
+        time_ns: line.time_ns,
+        time: line.time,
+        tag: line.tag,
+        start,
+        end,
+        content: line.content,
+        lines: 1,
+        original_bytes: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
