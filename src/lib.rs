@@ -18,3 +18,5 @@ pub mod discover;
 pub mod tail;
 
 pub mod parse;
+
+pub mod enrich;

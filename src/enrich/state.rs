@@ -1,0 +1,342 @@
+//! What is known of pods and namespaces, and how a source's events change it. Pure.
+//!
+//! Guarantees that an event which changes nothing relevant yields no [`Change`], that a pod that
+//! vanished while a watch was broken counts as gone after the next list, that a pod keeps what an
+//! earlier status told of it, and that a pod that has gone keeps its facts: for as long as a
+//! stream asked for it and nobody released it, else until [`MAX_GONE`] others have gone since.
+//!
+//! ```text
+//! Init ─▶ Found* ─▶ InitDone ─▶ Changed | Deleted …        (in sync from InitDone on,
+//!   ▲                               │                       but between OutOfSync and InSync)
+//!   └──────── list again ───────────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::facts::PodFacts;
+use crate::discover::StreamName;
+
+/// Pods that have gone and that no stream asked for; beyond it the first gone is forgotten.
+pub const MAX_GONE: usize = 1024;
+
+/// What a source says about its objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event<T> {
+    /// A complete list begins.
+    Init,
+    /// One object of the list.
+    Found(T),
+    /// The list is complete: what it lacks has gone.
+    InitDone,
+    Changed(T),
+    /// The last that was seen of the object.
+    Deleted(T),
+    /// The source can't be reached; what is known stays.
+    OutOfSync,
+    /// The source is reached again and nothing was missed.
+    InSync,
+}
+
+/// What is kept of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamespaceFacts {
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// Something that those who read the store may have to act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A pod became known or something relevant about it changed; [`PodFacts::owns`] tells which
+    /// streams are meant.
+    Pod(Arc<PodFacts>),
+    /// Whether the store is in sync now.
+    InSync(bool),
+}
+
+/// One pod with what decides how long it is kept.
+#[derive(Debug)]
+struct Held {
+    facts: Arc<PodFacts>,
+    /// Set once the pod has gone; lower has gone earlier.
+    gone: Option<u64>,
+    /// A stream asked for it. Set under a shared lock, hence atomic.
+    wanted: AtomicBool,
+}
+
+/// Whether a source's list is complete and its connection stands.
+#[derive(Debug, Default)]
+struct Sync {
+    complete: bool,
+    interrupted: bool,
+}
+
+impl Sync {
+    fn holds(&self) -> bool {
+        self.complete && !self.interrupted
+    }
+
+    fn follow<T>(&mut self, event: &Event<T>) {
+        match event {
+            Event::Init => self.complete = false,
+            Event::InitDone => *self = Self { complete: true, interrupted: false },
+            Event::OutOfSync => self.interrupted = true,
+            Event::Changed(_) | Event::Deleted(_) | Event::InSync => self.interrupted = false,
+            Event::Found(_) => {}
+        }
+    }
+}
+
+/// All that is known. One writer; readers look up.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pods: HashMap<String, Held>,
+    /// Config hash to UID, of static pods.
+    by_hash: HashMap<String, String>,
+    /// Namespace and name to UID, of static pods without a hash.
+    by_name: HashMap<(String, String), String>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    needs_namespaces: bool,
+    pod_sync: Sync,
+    namespace_sync: Sync,
+    /// UIDs of the list that is being taken in.
+    listed: BTreeSet<String>,
+    /// Names of the list of namespaces that is being taken in.
+    listed_namespaces: BTreeSet<String>,
+    /// How many pods have gone so far.
+    departures: u64,
+}
+
+impl State {
+    /// The pod of this name; of several that had it, one that is there, else the last that went.
+    pub(super) fn find(&self, namespace: &str, name: &str) -> Option<Arc<PodFacts>> {
+        let named = |held: &&Held| held.facts.namespace == namespace && held.facts.name == name;
+        let held =
+            self.pods.values().filter(named).max_by_key(|held| held.gone.unwrap_or(u64::MAX));
+        held.map(|held| Arc::clone(&held.facts))
+    }
+
+    pub(super) fn in_sync(&self) -> bool {
+        self.pod_sync.holds() && (!self.needs_namespaces || self.namespace_sync.holds())
+    }
+
+    pub(super) fn needs_namespaces(&self) -> bool {
+        self.needs_namespaces
+    }
+
+    pub(super) fn knows_namespaces(&self) -> bool {
+        !self.namespaces.is_empty()
+    }
+
+    /// The pod that `stream` is a run of.
+    pub(super) fn lookup(&self, stream: &StreamName) -> Option<Arc<PodFacts>> {
+        let held = self.pods.get(&stream.uid).or_else(|| {
+            let by_name = || self.by_name.get(&(stream.namespace.clone(), stream.pod.clone()));
+            self.pods.get(self.by_hash.get(&stream.uid).or_else(by_name)?)
+        })?;
+        held.wanted.store(true, Ordering::Relaxed);
+        Some(Arc::clone(&held.facts))
+    }
+
+    /// Whether a stream asked for the pod with this UID.
+    pub(super) fn is_wanted(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_some_and(|held| held.wanted.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// From now on the store is in sync only with namespaces too, and pods get their labels.
+    pub(super) fn require_namespaces(&mut self) -> Vec<Change> {
+        let before = self.in_sync();
+        self.needs_namespaces = true;
+        let mut changes = Vec::new();
+        self.note_sync(before, &mut changes);
+        changes
+    }
+
+    /// Takes in facts that were saved: as of pods that have gone, until a source knows better.
+    pub(super) fn restore(&mut self, saved: Vec<PodFacts>) {
+        for facts in saved {
+            if !self.pods.contains_key(&facts.uid) {
+                let uid = facts.uid.clone();
+                self.index_gone(&facts);
+                self.put(facts);
+                self.depart(&uid);
+                if let Some(held) = self.pods.get_mut(&uid) {
+                    *held.wanted.get_mut() = true;
+                }
+            }
+        }
+    }
+
+    /// No stream of the pod that goes by `uid` in paths has files left.
+    pub(super) fn release(&mut self, uid: &str) {
+        let uid = self.by_hash.get(uid).map_or(uid, String::as_str).to_owned();
+        let Some(held) = self.pods.get_mut(&uid) else { return };
+        *held.wanted.get_mut() = false;
+        if held.gone.is_some() {
+            self.forget(&uid);
+        }
+    }
+
+    pub(super) fn apply_pod(&mut self, event: Event<PodFacts>) -> Vec<Change> {
+        let before = self.in_sync();
+        self.pod_sync.follow(&event);
+        let mut changes = Vec::new();
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::Found(facts) => {
+                self.listed.insert(facts.uid.clone());
+                self.index(&facts);
+                changes.extend(self.put(facts));
+            }
+            Event::InitDone => self.end_list(),
+            Event::Changed(facts) => {
+                self.index(&facts);
+                changes.extend(self.put(facts));
+            }
+            Event::Deleted(facts) => {
+                let uid = facts.uid.clone();
+                self.index_gone(&facts);
+                changes.extend(self.put(facts));
+                self.depart(&uid);
+            }
+            Event::OutOfSync | Event::InSync => {}
+        }
+        self.note_sync(before, &mut changes);
+        changes
+    }
+
+    pub(super) fn apply_namespace(&mut self, event: Event<NamespaceFacts>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if !self.needs_namespaces {
+            return changes;
+        }
+        let before = self.in_sync();
+        self.namespace_sync.follow(&event);
+        match event {
+            Event::Init => self.listed_namespaces.clear(),
+            Event::Found(namespace) => {
+                self.listed_namespaces.insert(namespace.name.clone());
+                self.put_namespace(namespace, &mut changes);
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed_namespaces);
+                self.namespaces.retain(|name, _| listed.contains(name));
+            }
+            Event::Changed(namespace) => self.put_namespace(namespace, &mut changes),
+            // The pods in it keep the labels that they had.
+            Event::Deleted(namespace) => {
+                self.namespaces.remove(&namespace.name);
+            }
+            Event::OutOfSync | Event::InSync => {}
+        }
+        self.note_sync(before, &mut changes);
+        changes
+    }
+
+    fn note_sync(&self, before: bool, changes: &mut Vec<Change>) {
+        if before != self.in_sync() {
+            changes.push(Change::InSync(!before));
+        }
+    }
+
+    /// Adds or replaces a pod, which is there again if it had gone; a change if facts differ.
+    fn put(&mut self, mut facts: PodFacts) -> Option<Change> {
+        facts.namespace_labels = self.namespaces.get(&facts.namespace).cloned();
+        let Some(held) = self.pods.get_mut(&facts.uid) else {
+            let facts = Arc::new(facts);
+            let held = Held { facts: Arc::clone(&facts), gone: None, wanted: false.into() };
+            self.pods.insert(facts.uid.clone(), held);
+            return Some(Change::Pod(facts));
+        };
+        held.gone = None;
+        facts.inherit(&held.facts);
+        if *held.facts == facts {
+            return None;
+        }
+        held.facts = Arc::new(facts);
+        Some(Change::Pod(Arc::clone(&held.facts)))
+    }
+
+    fn index(&mut self, facts: &PodFacts) {
+        if let Some(hash) = &facts.config_hash {
+            self.by_hash.insert(hash.clone(), facts.uid.clone());
+        } else if facts.is_known_by_name() {
+            self.by_name.insert((facts.namespace.clone(), facts.name.clone()), facts.uid.clone());
+        }
+    }
+
+    /// A pod that has gone never takes a hash or a name from one that is there.
+    fn index_gone(&mut self, facts: &PodFacts) {
+        let hash_is_free =
+            facts.config_hash.as_ref().is_some_and(|hash| !self.by_hash.contains_key(hash));
+        let name = (facts.namespace.clone(), facts.name.clone());
+        if hash_is_free || (facts.config_hash.is_none() && !self.by_name.contains_key(&name)) {
+            self.index(facts);
+        }
+    }
+
+    fn end_list(&mut self) {
+        let listed = std::mem::take(&mut self.listed);
+        let vanished: BTreeSet<String> = (self.pods.iter())
+            .filter(|(uid, held)| held.gone.is_none() && !listed.contains(*uid))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in vanished {
+            self.depart(&uid);
+        }
+    }
+
+    /// Marks a pod as gone and forgets the first of those that went and that nobody wants.
+    fn depart(&mut self, uid: &str) {
+        let Some(held) = self.pods.get_mut(uid) else { return };
+        held.gone = Some(self.departures);
+        self.departures += 1;
+        let unwanted = (self.pods.iter())
+            .filter(|(_, held)| !held.wanted.load(Ordering::Relaxed))
+            .filter_map(|(uid, held)| Some((held.gone?, uid)));
+        let (count, first) = unwanted.fold((0, None), |(count, first), one| {
+            (count + 1, Some(first.map_or(one, |first: (u64, &String)| first.min(one))))
+        });
+        if let Some(uid) = first.filter(|_| count > MAX_GONE).map(|(_, uid)| uid.clone()) {
+            self.forget(&uid);
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        let Some(held) = self.pods.remove(uid) else { return };
+        // A static pod that was made anew has the same hash or name and another UID.
+        if let Some(hash) = &held.facts.config_hash
+            && self.by_hash.get(hash).is_some_and(|other| other == uid)
+        {
+            self.by_hash.remove(hash);
+        }
+        let name = (held.facts.namespace.clone(), held.facts.name.clone());
+        if self.by_name.get(&name).is_some_and(|other| other == uid) {
+            self.by_name.remove(&name);
+        }
+    }
+
+    fn put_namespace(&mut self, namespace: NamespaceFacts, changes: &mut Vec<Change>) {
+        let NamespaceFacts { name, labels } = namespace;
+        if self.namespaces.get(&name) == Some(&labels) {
+            return;
+        }
+        let within = self.pods.values_mut().filter(|held| held.facts.namespace == name);
+        for held in within.filter(|held| held.gone.is_none()) {
+            if held.facts.namespace_labels.as_ref() != Some(&labels) {
+                Arc::make_mut(&mut held.facts).namespace_labels = Some(labels.clone());
+                changes.push(Change::Pod(Arc::clone(&held.facts)));
+            }
+        }
+        self.namespaces.insert(name, labels);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+use super::*;
+use crate::enrich::facts::tests::{pod, stream};
+
+fn namespace(name: &str, labels: &[(&str, &str)]) -> NamespaceFacts {
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    NamespaceFacts { name: name.to_owned(), labels }
+}
+
+fn labelled(uid: &str, label: &str) -> PodFacts {
+    let labels = BTreeMap::from([("l".to_owned(), label.to_owned())]);
+    PodFacts { labels, ..pod(uid, "tm-1-1") }
+}
+
+/// Applies events and says in short what changed: `uid`, `sync` or `lost`.
+fn apply(state: &mut State, events: impl IntoIterator<Item = Event<PodFacts>>) -> Vec<String> {
+    let changes = events.into_iter().flat_map(|event| state.apply_pod(event)).collect();
+    short(changes)
+}
+
+fn short(changes: Vec<Change>) -> Vec<String> {
+    let name = |change| match change {
+        Change::Pod(facts) => facts.uid.clone(),
+        Change::InSync(true) => "sync".to_owned(),
+        Change::InSync(false) => "lost".to_owned(),
+    };
+    changes.into_iter().map(name).collect()
+}
+
+fn list(pods: impl IntoIterator<Item = PodFacts>) -> Vec<Event<PodFacts>> {
+    let found = pods.into_iter().map(Event::Found);
+    std::iter::once(Event::Init).chain(found).chain([Event::InitDone]).collect()
+}
+
+fn label(state: &State, uid: &str) -> Option<String> {
+    state.lookup(&stream(uid, "tm-1-1")).map(|facts| facts.labels["l"].clone())
+}
+
+#[test]
+fn only_what_differs_is_a_change() {
+    let mut state = State::default();
+    assert_eq!(
+        apply(&mut state, list([labelled("u1", "a"), labelled("u2", "a")])),
+        ["u1", "u2", "sync"]
+    );
+    assert_eq!(apply(&mut state, [Event::Changed(labelled("u1", "a"))]), [""; 0]);
+    assert_eq!(apply(&mut state, [Event::Changed(labelled("u1", "b"))]), ["u1"]);
+    assert_eq!(apply(&mut state, [Event::Deleted(labelled("u1", "b"))]), [""; 0]);
+    assert_eq!(apply(&mut state, [Event::Deleted(labelled("u2", "z"))]), ["u2"]);
+    assert_eq!(label(&state, "u1").as_deref(), Some("b"), "a pod that has gone is still known");
+    assert_eq!(label(&state, "u2").as_deref(), Some("z"), "by the last that was seen of it");
+}
+
+#[test]
+fn a_reused_name_is_another_pod() {
+    let mut state = State::default();
+    apply(&mut state, list([labelled("u1", "first")]));
+    apply(
+        &mut state,
+        [Event::Deleted(labelled("u1", "first")), Event::Changed(labelled("u2", "second"))],
+    );
+    assert_eq!(label(&state, "u1").as_deref(), Some("first"));
+    assert_eq!(label(&state, "u2").as_deref(), Some("second"));
+    assert_eq!(label(&state, "u3"), None);
+}
+
+#[test]
+fn in_sync_between_a_complete_list_and_an_interruption() {
+    let mut state = State::default();
+    assert_eq!(apply(&mut state, [Event::Init, Event::Found(labelled("u1", "a"))]), ["u1"]);
+    assert!(!state.in_sync());
+    assert_eq!(apply(&mut state, [Event::InSync]), [""; 0], "the list is not complete");
+    assert_eq!(apply(&mut state, [Event::InitDone, Event::OutOfSync]), ["sync", "lost"]);
+    assert_eq!(apply(&mut state, [Event::OutOfSync]), [""; 0]);
+    assert_eq!(apply(&mut state, [Event::InSync]), ["sync"]);
+    assert_eq!(
+        apply(&mut state, [Event::OutOfSync, Event::Changed(labelled("u1", "b"))]),
+        ["lost", "u1", "sync"]
+    );
+    assert_eq!(
+        apply(&mut state, [Event::OutOfSync, Event::Init, Event::InitDone]),
+        ["lost", "sync"]
+    );
+}
+
+#[test]
+fn a_list_shows_what_went_while_nobody_looked() {
+    let mut state = State::default();
+    apply(&mut state, list([labelled("u1", "a"), labelled("u2", "a")]));
+    apply(&mut state, list([labelled("u2", "a"), labelled("u3", "a")]));
+    let gone: Vec<bool> =
+        ["u1", "u2", "u3"].iter().map(|uid| state.pods[*uid].gone.is_some()).collect();
+    assert_eq!(gone, [true, false, false]);
+    assert!(label(&state, "u1").is_some());
+    apply(&mut state, [Event::Changed(labelled("u1", "a"))]);
+    assert!(state.pods["u1"].gone.is_none(), "it is there after all");
+}
+
+#[test]
+fn a_list_that_starts_again_counts_alone() {
+    let mut state = State::default();
+    apply(&mut state, [Event::Init, Event::Found(labelled("u1", "a"))]);
+    apply(&mut state, list([labelled("u2", "a")]));
+    assert!(state.pods["u1"].gone.is_some() && state.pods["u2"].gone.is_none());
+}
+
+#[test]
+fn of_the_gone_only_those_that_nobody_wants_are_forgotten() {
+    let mut state = State::default();
+    let uids: Vec<String> = (0..MAX_GONE + 3).map(|number| format!("u{number:05}")).collect();
+    apply(&mut state, list(uids.iter().map(|uid| labelled(uid, "a"))));
+    assert!(label(&state, &uids[0]).is_some());
+    apply(&mut state, uids.iter().map(|uid| Event::Deleted(labelled(uid, "a"))));
+    assert_eq!(state.pods.len(), MAX_GONE + 1);
+    assert!(state.pods.contains_key(&uids[0]), "a stream asked for it");
+    assert!(!state.pods.contains_key(&uids[1]) && !state.pods.contains_key(&uids[2]));
+    state.release(&uids[0]);
+    assert!(!state.pods.contains_key(&uids[0]));
+    state.release("never seen");
+}
+
+#[test]
+fn a_pod_that_is_there_is_kept_when_released() {
+    let mut state = State::default();
+    apply(&mut state, list([labelled("u1", "a")]));
+    assert!(label(&state, "u1").is_some() && state.is_wanted("u1"));
+    state.release("u1");
+    assert!(!state.is_wanted("u1") && state.pods.contains_key("u1"));
+}
+
+#[test]
+fn saved_facts_count_until_a_source_knows_better() {
+    let mut state = State::default();
+    apply(&mut state, [Event::Init, Event::Found(labelled("u2", "new"))]);
+    state.restore(vec![labelled("u1", "saved"), labelled("u2", "saved")]);
+    assert_eq!(apply(&mut state, [Event::InitDone]), ["sync"]);
+    assert_eq!(label(&state, "u1").as_deref(), Some("saved"));
+    assert_eq!(label(&state, "u2").as_deref(), Some("new"));
+    assert_eq!(apply(&mut state, [Event::Changed(labelled("u1", "live"))]), ["u1"]);
+    assert!(state.pods["u1"].gone.is_none());
+}
+
+#[test]
+fn static_pods_are_found_by_hash_or_else_by_name() {
+    let mut state = State::default();
+    let mirror = |uid: &str, hash: &str| PodFacts {
+        config_hash: Some(hash.to_owned()),
+        is_static: true,
+        ..labelled(uid, uid)
+    };
+    let nameless =
+        PodFacts { is_static: true, name: "etcd-node-a".to_owned(), ..labelled("u9", "u9") };
+    apply(&mut state, list([mirror("u1", "h1"), nameless]));
+    assert_eq!(label(&state, "h1").as_deref(), Some("u1"));
+    assert_eq!(label(&state, "h2"), None);
+    let by_name = state.lookup(&stream("some-hash", "etcd-node-a"));
+    assert_eq!(by_name.map(|facts| facts.uid.clone()).as_deref(), Some("u9"));
+
+    // The mirror pod is made anew: the same manifest under another UID, then another manifest.
+    apply(&mut state, [Event::Changed(mirror("u2", "h1")), Event::Deleted(mirror("u1", "h1"))]);
+    assert_eq!(label(&state, "u1").as_deref(), Some("u1"));
+    state.release("u1");
+    apply(&mut state, [Event::Changed(mirror("u3", "h3"))]);
+    assert_eq!(label(&state, "h3").as_deref(), Some("u3"));
+}
+
+#[test]
+fn the_hash_stays_with_the_pod_that_is_there() {
+    let mut state = State::default();
+    let mirror = |uid: &str| PodFacts {
+        config_hash: Some("h".to_owned()),
+        is_static: true,
+        ..labelled(uid, uid)
+    };
+    apply(&mut state, list([mirror("u1")]));
+    apply(&mut state, [Event::Changed(mirror("u2")), Event::Deleted(mirror("u1"))]);
+    assert_eq!(label(&state, "h").as_deref(), Some("u2"));
+}
+
+#[test]
+fn pods_get_the_labels_of_their_namespace_once_they_are_required() {
+    let mut state = State::default();
+    apply(&mut state, list([labelled("u1", "a")]));
+    assert_eq!(
+        short(state.apply_namespace(Event::Found(namespace("flink", &[("team", "x")])))),
+        [""; 0]
+    );
+    assert!(!state.knows_namespaces());
+    assert_eq!(short(state.require_namespaces()), ["lost"]);
+    let mut changes = Vec::new();
+    for event in [
+        Event::Init,
+        Event::Found(namespace("flink", &[("team", "x")])),
+        Event::Found(namespace("other", &[])),
+        Event::InitDone,
+        Event::Changed(namespace("flink", &[("team", "x")])),
+    ] {
+        changes.extend(short(state.apply_namespace(event)));
+    }
+    assert_eq!(changes, ["u1", "sync"]);
+    assert_eq!(apply(&mut state, [Event::Changed(labelled("u1", "a"))]), [""; 0]);
+    apply(&mut state, [Event::Changed(labelled("u2", "a"))]);
+    let known = state.lookup(&stream("u2", "tm-1-1")).unwrap();
+    assert_eq!(known.namespace_labels.as_ref().unwrap()["team"], "x");
+    let renamed = Event::Changed(namespace("flink", &[("team", "y")]));
+    let mut told = short(state.apply_namespace(renamed));
+    told.sort();
+    assert_eq!(told, ["u1", "u2"]);
+}
+
+#[test]
+fn a_namespace_that_went_leaves_its_pods_their_labels() {
+    let mut state = State::default();
+    state.require_namespaces();
+    let team = namespace("flink", &[("team", "x")]);
+    state.apply_namespace(Event::Found(team.clone()));
+    apply(&mut state, list([labelled("u1", "a")]));
+    state.apply_namespace(Event::Deleted(team));
+    assert_eq!(apply(&mut state, [Event::Changed(labelled("u1", "b"))]), ["u1"]);
+    let known = state.lookup(&stream("u1", "tm-1-1")).unwrap();
+    assert_eq!(known.namespace_labels.as_ref().unwrap()["team"], "x");
+    state.apply_namespace(Event::Init);
+    assert_eq!(short(state.apply_namespace(Event::InitDone)), ["sync"]);
+    assert!(!state.knows_namespaces());
+}
