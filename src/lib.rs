@@ -20,3 +20,9 @@ pub mod tail;
 pub mod parse;
 
 pub mod enrich;
+
+pub mod document;
+
+pub mod filter;
+
+pub mod pipeline;

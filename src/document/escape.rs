@@ -1,0 +1,82 @@
+//! Text as the inside of a JSON string.
+//!
+//! Guarantees valid JSON and UTF-8 for any bytes: what isn't UTF-8 becomes U+FFFD, quotes,
+//! backslashes and control characters become escapes (ANSI's escape is `\u001b`), all else is
+//! copied in runs. Does not write the quotes around it.
+
+use crate::parse::json::plain_end;
+
+/// Appends `text`, escaped.
+pub fn write(text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len());
+    if simdutf8::basic::from_utf8(text).is_ok() {
+        return write_valid(text, out);
+    }
+    for chunk in text.utf8_chunks() {
+        write_valid(chunk.valid().as_bytes(), out);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{FFFD}".as_bytes());
+        }
+    }
+}
+
+fn write_valid(text: &[u8], out: &mut Vec<u8>) {
+    let mut pos = 0;
+    while let Some(rest) = text.get(pos..) {
+        let end = plain_end(text, pos);
+        out.extend_from_slice(rest.get(..end - pos).unwrap_or_default());
+        let Some(&byte) = text.get(end) else { return };
+        write_special(byte, out);
+        pos = end + 1;
+    }
+}
+
+fn write_special(byte: u8, out: &mut Vec<u8>) {
+    let short = match byte {
+        b'"' => b'"',
+        b'\\' => b'\\',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        8 => b'b',
+        12 => b'f',
+        _ => {
+            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn escaped(text: &[u8]) -> String {
+        let mut out = vec![b'"'];
+        write(text, &mut out);
+        out.push(b'"');
+        String::from_utf8(out).expect("escaped text is UTF-8")
+    }
+
+    #[test]
+    fn what_logs_hold() {
+        assert_eq!(
+            escaped(b"\x1b[31mred\x1b[0m\r\n\tat \"x\\y\"\x08\x0c\0"),
+            r#""\u001b[31mred\u001b[0m\r\n\tat \"x\\y\"\b\f\u0000""#
+        );
+        assert_eq!(escaped("Ω≈ç√ 🚀".as_bytes()), "\"Ω≈ç√ 🚀\"");
+        assert_eq!(escaped(b"half \xf0\x9f\x9a end"), "\"half \u{FFFD} end\"");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_read_back(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let back: String = serde_json::from_str(&escaped(&bytes)).expect("valid JSON");
+            prop_assert_eq!(back, String::from_utf8_lossy(&bytes));
+        }
+    }
+}

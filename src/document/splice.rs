@@ -1,0 +1,446 @@
+//! Appends one bulk item to a body: action line, the agent's members, the application's.
+//!
+//! ```text
+//! {"create":{"_id":"…"}}                                       action line, in a bulk body only
+//! {"@timestamp":"…","kubernetes":{…},"flink":{…,"job":{"id":"…"}},"stream":"stdout",
+//!  "logtag":"F","time":"…","log.offset":0,<the application's members, byte for byte>}
+//! ```
+//!
+//! Guarantees that the document is one line of valid JSON without a name twice in any object, for
+//! any content; that every member of the application's is there, under its name or under
+//! `application.<name>` where the name is the agent's, but for an `@timestamp` that the document
+//! carries in another form; and that the bytes are the same whenever the line is read again. What
+//! cannot collide is copied in one piece. Nothing is allocated per line once scratch and body have
+//! grown, but for lines on the slow road. `application` is the agent's own name too: without
+//! that, `application.time` of the application's could meet a `time` that moved.
+
+use std::ops::Range;
+
+use super::id::{self, IdHash};
+use super::names::{Names, Place};
+use super::stamp::{Candidates, OwnMember, Stamp};
+use super::{escape, rewrite};
+use crate::config::pipeline::{DocumentForm, IndexName};
+use crate::parse::json::{self, Kind, Member, Scan, ValueType};
+use crate::parse::walk::Members;
+use crate::parse::{Lane, time};
+use crate::pipeline::batch::Framing;
+
+const HOUR_NS: i64 = 3_600_000_000_000;
+
+/// Bytes of an item beside metadata, content and index name: braces, names, times, numbers, id.
+const ITEM_OVERHEAD: usize = 512;
+
+/// What a [`Template`] is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// Whole members, without a comma at either end: `"kubernetes":{…},…`.
+    pub head: &'a [u8],
+    /// Members of the object `flink`, or nothing.
+    pub flink: &'a [u8],
+    /// First segments of the names that are the agent's in this form.
+    pub agent_names: &'static [&'static str],
+    pub form: DocumentForm,
+    /// The top-level field that is tried first for the time.
+    pub json_time: Option<&'a str>,
+    pub framing: Framing,
+    /// Where documents go; a fixed name stands in the request's path and not in the items.
+    pub index: Option<&'a IndexName>,
+}
+
+/// What is the same for all documents of one stream in one pipeline.
+#[derive(Debug)]
+pub struct Template {
+    names: Names,
+    form: DocumentForm,
+    framing: Framing,
+    /// The date-named index's pattern, escaped.
+    index: Option<String>,
+    /// Members of a line without a job's id, up to and with `stream`, by lane.
+    common: [Vec<u8>; 2],
+    /// The same with one: up to the id, and from behind it, by lane.
+    before_job: Vec<u8>,
+    after_job: [Vec<u8>; 2],
+}
+
+/// What differs from line to line beside the content.
+#[derive(Debug, Clone, Copy)]
+pub struct LineFacts<'a> {
+    /// Of the record's first piece, nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// The same as the runtime wrote it: RFC 3339.
+    pub time: &'a [u8],
+    pub lane: Lane,
+    /// The runtime's tag; empty where it has none, `F` for a joined line.
+    pub tag: &'a [u8],
+    pub id_hash: IdHash,
+    /// Positions of the raw bytes, in the part where each of them lies.
+    pub start: u64,
+    pub end: u64,
+    /// The line's length in bytes before it was cut; `None` where it wasn't.
+    pub original_length: Option<u64>,
+}
+
+/// What the document is made from.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// One logical line, without its line feed; JSON or not.
+    Line(&'a [u8]),
+    /// The same, already read into [`Scratch::scan`], and what it was.
+    Scanned(&'a [u8], Kind),
+    /// Joined lines, or a line that must not be looked into.
+    Text(&'a [u8]),
+}
+
+/// Buffers that are used again for every line; one for each worker.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub scan: Scan,
+    edits: Vec<Edit>,
+    /// What the slow road made of a line.
+    rewritten: Vec<u8>,
+    index: IndexCache,
+}
+
+/// A place in the application's members that isn't copied as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Edit {
+    /// `application.` goes before the name that begins here.
+    Move(usize),
+    /// The application's `@timestamp`, a member by index, whose fate is decided last.
+    OwnTime(usize),
+}
+
+/// Where an item lies in the body, and what its line was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Where the item begins: truncating the body to it takes the item back.
+    pub start: usize,
+    /// The document, without the line feed that ends the item.
+    pub document: Range<usize>,
+    /// What the line was; `None` for [`Content::Text`].
+    pub kind: Option<Kind>,
+}
+
+/// A date-named index, formatted once for the hour.
+#[derive(Debug, Default)]
+struct IndexCache {
+    pattern: String,
+    hour: i64,
+    name: Vec<u8>,
+}
+
+impl Template {
+    pub fn new(parts: Parts<'_>) -> Self {
+        let Parts { head, flink, agent_names, form, json_time, framing, index } = parts;
+        let joined = |members: &[&[u8]]| {
+            let present: Vec<&[u8]> = members.iter().copied().filter(|m| !m.is_empty()).collect();
+            present.join(&b',')
+        };
+        let flink_object = match flink {
+            b"" => Vec::new(),
+            members => [b"\"flink\":{", members, b"}"].concat(),
+        };
+        let job = joined(&[flink, b"\"job\":{\"id\":\""]);
+        let lanes = [Lane::Stdout, Lane::Stderr].map(stream_member);
+        Self {
+            names: Names::new(form, agent_names, json_time),
+            form,
+            framing,
+            index: index.and_then(|index| match index {
+                IndexName::ByDate(pattern) => Some(escaped(pattern)),
+                IndexName::Fixed(_) => None,
+            }),
+            common: [0, 1].map(|lane: usize| joined(&[head, &flink_object, &lanes[lane]])),
+            before_job: joined(&[head, &[b"\"flink\":{", &*job].concat()]),
+            after_job: [0, 1].map(|lane: usize| [b"\"}},", &*lanes[lane]].concat()),
+        }
+    }
+
+    /// Bytes that an item has at most besides its content.
+    pub fn overhead_bytes(&self) -> usize {
+        let index = self.index.as_ref().map_or(0, String::len);
+        self.before_job.len() + self.after_job[0].len() + index + ITEM_OVERHEAD
+    }
+
+    /// Appends the item for one record. The body may hold anything before it.
+    pub fn append(
+        &self,
+        facts: &LineFacts<'_>,
+        content: Content<'_>,
+        scratch: &mut Scratch,
+        body: &mut Vec<u8>,
+    ) -> Appended {
+        let (line, kind) = match content {
+            Content::Line(line) => (line, Some(json::scan(line, &mut scratch.scan))),
+            Content::Scanned(line, kind) => (line, Some(kind)),
+            Content::Text(text) => (text, None),
+        };
+        let start = body.len();
+        body.reserve(self.before_job.len() + line.len() + ITEM_OVERHEAD);
+        if self.framing == Framing::Bulk {
+            self.write_action(facts, &mut scratch.index, body);
+        }
+        let document = body.len();
+        match kind {
+            Some(Kind::Object) => self.write_object(facts, line, scratch, body),
+            Some(Kind::Unusual) => self.write_unusual(facts, line, scratch, body),
+            Some(Kind::Text(_)) | None => self.write_text(facts, line, body),
+        }
+        let end = body.len();
+        body.push(b'\n');
+        Appended { start, document: document..end, kind }
+    }
+
+    fn write_action(&self, facts: &LineFacts<'_>, cache: &mut IndexCache, body: &mut Vec<u8>) {
+        body.extend_from_slice(b"{\"create\":{");
+        if let Some(pattern) = &self.index {
+            body.extend_from_slice(b"\"_index\":\"");
+            body.extend_from_slice(cache.name(pattern, facts.time_ns));
+            body.extend_from_slice(b"\",");
+        }
+        body.extend_from_slice(b"\"_id\":\"");
+        id::write(facts.time_ns, &facts.id_hash, facts.start, facts.end, body);
+        body.extend_from_slice(b"\"}}\n");
+    }
+
+    /// The slow road: the same object in another form, and on with it.
+    fn write_unusual(
+        &self,
+        facts: &LineFacts<'_>,
+        line: &[u8],
+        scratch: &mut Scratch,
+        body: &mut Vec<u8>,
+    ) {
+        let mut rewritten = std::mem::take(&mut scratch.rewritten);
+        rewritten.clear();
+        rewrite::object(line.trim_ascii(), &mut rewritten);
+        match json::scan_rewritten(&rewritten, &mut scratch.scan) {
+            Kind::Object => self.write_object(facts, &rewritten, scratch, body),
+            Kind::Unusual | Kind::Text(_) => self.write_text(facts, line, body),
+        }
+        rewritten.shrink_to(KEPT_BYTES);
+        scratch.rewritten = rewritten;
+    }
+
+    fn write_text(&self, facts: &LineFacts<'_>, text: &[u8], body: &mut Vec<u8>) {
+        self.write_agent(facts, &Stamp::Runtime, None, b"", body);
+        body.extend_from_slice(b",\"message\":\"");
+        escape::write(text, body);
+        body.extend_from_slice(b"\"}");
+    }
+
+    fn write_object(
+        &self,
+        facts: &LineFacts<'_>,
+        line: &[u8],
+        scratch: &mut Scratch,
+        body: &mut Vec<u8>,
+    ) {
+        let Scratch { scan, edits, .. } = scratch;
+        edits.clear();
+        let (stamp, own) = self.plan(line, &scan.members, edits);
+        self.write_agent(facts, &stamp, scan.job_id.clone(), line, body);
+        write_members(line, scan, edits, own, body);
+        body.push(b'}');
+    }
+
+    /// What of the application's members isn't copied as it is, and where the time comes from.
+    #[inline(always)]
+    fn plan(&self, line: &[u8], members: &[Member], edits: &mut Vec<Edit>) -> (Stamp, OwnMember) {
+        let mut candidates = Candidates::default();
+        for (i, member) in members.iter().enumerate() {
+            let name = line.get(member.key()).unwrap_or_default();
+            if !self.names.may_matter(name) {
+                continue;
+            }
+            if let Some(rank) = self.names.time_rank(name) {
+                candidates.note(rank, *member);
+            }
+            match self.names.place(name) {
+                Place::Stays => {}
+                Place::Moves => edits.push(Edit::Move(member.key().start)),
+                Place::OwnTime => edits.push(Edit::OwnTime(i)),
+                Place::Log if self.log_stays(line, *member) => {}
+                Place::Log => edits.push(Edit::Move(member.key().start)),
+            }
+        }
+        candidates.decide(line)
+    }
+
+    /// Whether the application's `log` can stand beside the agent's `log.offset`.
+    fn log_stays(&self, line: &[u8], member: Member) -> bool {
+        let object = line.get(member.value()).unwrap_or_default();
+        member.value_type == ValueType::Object
+            && !Members::new(object).any(|(name, _)| self.names.is_in_log(name))
+    }
+
+    /// The opening brace and the agent's members.
+    #[inline(always)]
+    fn write_agent(
+        &self,
+        facts: &LineFacts<'_>,
+        stamp: &Stamp,
+        job_id: Option<Range<usize>>,
+        line: &[u8],
+        body: &mut Vec<u8>,
+    ) {
+        body.push(b'{');
+        write_stamp(stamp, facts, line, body);
+        let lane = facts.lane as usize;
+        match job_id.and_then(|range| line.get(range)) {
+            Some(job) => {
+                body.extend_from_slice(&self.before_job);
+                body.extend_from_slice(job);
+                body.extend_from_slice(&self.after_job[lane]);
+            }
+            None => body.extend_from_slice(&self.common[lane]),
+        }
+        if self.form == DocumentForm::Fluentd {
+            write_runtime(facts, body);
+        }
+        body.extend_from_slice(b",\"log.offset\":");
+        write_number(facts.start, body);
+        if let Some(length) = facts.original_length {
+            body.extend_from_slice(b",\"log.truncated\":true,\"log.original_length\":");
+            write_number(length, body);
+        }
+    }
+}
+
+/// Beyond this much the slow road's buffer gives its memory back after the line.
+const KEPT_BYTES: usize = 64 * 1024;
+
+impl IndexCache {
+    fn name(&mut self, pattern: &str, time_ns: i64) -> &[u8] {
+        let hour = time_ns.div_euclid(HOUR_NS);
+        if self.hour != hour || self.pattern != pattern || self.name.is_empty() {
+            self.hour = hour;
+            pattern.clone_into(&mut self.pattern);
+            self.name = index_name(pattern, time_ns).into_bytes();
+        }
+        &self.name
+    }
+}
+
+/// The name that a pattern with `%Y`, `%m`, `%d`, `%H` has at a moment, in UTC.
+fn index_name(pattern: &str, time_ns: i64) -> String {
+    let time::Civil { year, month, day, hour, .. } = time::civil(time_ns);
+    pattern
+        .replace("%Y", &format!("{year:04}"))
+        .replace("%m", &format!("{month:02}"))
+        .replace("%d", &format!("{day:02}"))
+        .replace("%H", &format!("{hour:02}"))
+}
+
+#[inline(always)]
+fn write_stamp(stamp: &Stamp, facts: &LineFacts<'_>, line: &[u8], body: &mut Vec<u8>) {
+    match stamp {
+        Stamp::Own => return,
+        Stamp::Runtime => {
+            body.extend_from_slice(b"\"@timestamp\":\"");
+            body.extend_from_slice(facts.time);
+            body.push(b'"');
+        }
+        Stamp::Copied(range) => {
+            body.extend_from_slice(b"\"@timestamp\":");
+            body.extend_from_slice(line.get(range.clone()).unwrap_or_default());
+        }
+        Stamp::Written(ns) => {
+            body.extend_from_slice(b"\"@timestamp\":\"");
+            time::write_utc(*ns, body);
+            body.push(b'"');
+        }
+    }
+    body.push(b',');
+}
+
+/// What the fluentd form keeps of the runtime's record.
+#[inline(always)]
+fn write_runtime(facts: &LineFacts<'_>, body: &mut Vec<u8>) {
+    match facts.tag {
+        b"F" => body.extend_from_slice(b",\"logtag\":\"F\",\"time\":\""),
+        b"" => body.extend_from_slice(b",\"time\":\""),
+        tag => {
+            body.extend_from_slice(b",\"logtag\":\"");
+            escape::write(tag, body);
+            body.extend_from_slice(b"\",\"time\":\"");
+        }
+    }
+    body.extend_from_slice(facts.time);
+    body.push(b'"');
+}
+
+/// The application's members behind a comma, edited; nothing where there are none.
+fn write_members(line: &[u8], scan: &Scan, edits: &[Edit], own: OwnMember, body: &mut Vec<u8>) {
+    let mut from = scan.inner.start;
+    let end = scan.inner.end;
+    let only_own = scan.members.len() == 1 && own == OwnMember::Goes;
+    if from == end || only_own {
+        return;
+    }
+    body.push(b',');
+    for edit in edits {
+        match *edit {
+            Edit::Move(at) => {
+                body.extend_from_slice(line.get(from..at).unwrap_or_default());
+                body.extend_from_slice(b"application.");
+                from = at;
+            }
+            Edit::OwnTime(i) => match own {
+                OwnMember::Stays => {}
+                OwnMember::Moves => {
+                    let at = scan.members.get(i).map_or(from, |member| member.key().start);
+                    body.extend_from_slice(line.get(from..at).unwrap_or_default());
+                    body.extend_from_slice(b"application.");
+                    from = at;
+                }
+                OwnMember::Goes => {
+                    let gap = gap(&scan.members, i);
+                    body.extend_from_slice(line.get(from..gap.start).unwrap_or_default());
+                    from = gap.end;
+                }
+            },
+        }
+    }
+    body.extend_from_slice(line.get(from..end).unwrap_or_default());
+}
+
+/// The bytes of one of several members with the comma that goes with it.
+fn gap(members: &[Member], i: usize) -> Range<usize> {
+    let quote = |member: &Member| member.key().start - 1;
+    let before = i.checked_sub(1).and_then(|before| members.get(before));
+    match (before, members.get(i), members.get(i + 1)) {
+        (_, Some(member), Some(next)) => quote(member)..quote(next),
+        (Some(before), Some(member), None) => before.value().end..member.value().end,
+        _ => 0..0,
+    }
+}
+
+fn stream_member(lane: Lane) -> Vec<u8> {
+    format!("\"stream\":\"{}\"", lane.as_str()).into_bytes()
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = Vec::new();
+    escape::write(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[inline]
+fn write_number(mut number: u64, body: &mut Vec<u8>) {
+    let mut digits = [0_u8; 20];
+    let mut first = digits.len();
+    for place in digits.iter_mut().rev() {
+        *place = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        first -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    body.extend_from_slice(digits.get(first..).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Filters that change documents: `add`, `remove`, `rename` and `redact`.
+//!
+//! Each says for a document's text whether it has anything to do there, so that a document
+//! without the field is never parsed. Adding a field that is not there needs no tree at all.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use regex::Regex;
+
+use super::lookup;
+use crate::document::tree::{Node, Tree, unescape, write_string};
+
+/// One change to one field.
+#[derive(Debug)]
+pub(super) enum Change {
+    Add { field: String, node: Node<'static>, json: Vec<u8> },
+    Remove { field: String },
+    Rename { from: String, to: String },
+    Redact { field: String, pattern: Regex, with: String },
+}
+
+/// How far a change came on the text of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnText {
+    /// Nothing was to do, or it is done.
+    Done,
+    /// Something may be to do, on a tree.
+    NeedsTree,
+}
+
+impl Change {
+    pub(super) fn add(field: &str, value: &serde_json::Value) -> Self {
+        let node = Node::from(value);
+        let mut json = Vec::new();
+        node.write(&mut json);
+        Self::Add { field: field.to_owned(), node, json }
+    }
+
+    /// Works on the document `body[start..]`.
+    pub(super) fn on_text(&self, body: &mut Vec<u8>, start: usize) -> OnText {
+        let document = &body[start..];
+        let touches = match self {
+            Self::Add { field, json, .. } => return add_to_text(body, start, field, json),
+            Self::Remove { field } => lookup::find(document, field).is_some(),
+            Self::Rename { from, to } => from != to && lookup::find(document, from).is_some(),
+            Self::Redact { field, pattern, with } => {
+                any(document, field, |raw| may_redact(raw, pattern, with))
+            }
+        };
+        if touches { OnText::NeedsTree } else { OnText::Done }
+    }
+
+    /// Whether the tree is another one now.
+    pub(super) fn on_tree(&self, tree: &mut Tree<'_>) -> bool {
+        match self {
+            Self::Add { field, node, .. } => {
+                let (mut spellings, mut same) = (0, false);
+                tree.each_mut(field, &mut |old| {
+                    spellings += 1;
+                    same = old == node;
+                });
+                if spellings == 1 && same {
+                    return false;
+                }
+                tree.insert(field, node.clone());
+                true
+            }
+            Self::Remove { field } => tree.remove(field).is_some(),
+            Self::Rename { from, to } if from == to => false,
+            Self::Rename { from, to } => match tree.remove(from) {
+                Some(node) => {
+                    tree.insert(to, node);
+                    true
+                }
+                None => false,
+            },
+            Self::Redact { field, pattern, with } => {
+                let mut changed = false;
+                tree.each_mut(field, &mut |node| changed |= redact(node, pattern, with));
+                changed
+            }
+        }
+    }
+}
+
+/// Splices a field that is not there into the text.
+fn add_to_text(body: &mut Vec<u8>, start: usize, field: &str, json: &[u8]) -> OnText {
+    let mut spellings = 0;
+    let mut same = false;
+    lookup::each(&body[start..], field, &mut |raw| {
+        spellings += 1;
+        same = raw == json;
+        ControlFlow::Continue(())
+    });
+    if spellings == 1 && same {
+        return OnText::Done;
+    }
+    let Some(home) = lookup::home(&body[start..], field) else { return OnText::NeedsTree };
+    if spellings > 0 {
+        return OnText::NeedsTree;
+    }
+    let mut member = Vec::with_capacity(field.len() + json.len() + 4);
+    if home.occupied {
+        member.push(b',');
+    }
+    write_string(home.name, &mut member);
+    member.push(b':');
+    member.extend_from_slice(json);
+    let at = start + home.at;
+    body.splice(at..at, member);
+    OnText::Done
+}
+
+fn any(document: &[u8], field: &str, test: impl Fn(&[u8]) -> bool) -> bool {
+    let mut any = false;
+    lookup::each(document, field, &mut |raw| {
+        any = test(raw);
+        if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    any
+}
+
+/// Whether a value in JSON would change; an array may.
+fn may_redact(raw: &[u8], pattern: &Regex, with: &str) -> bool {
+    match raw {
+        [b'[', ..] => true,
+        [b'"', characters @ .., b'"'] => redacted(&unescape(characters), pattern, with).is_some(),
+        _ => false,
+    }
+}
+
+/// Rewrites a string, or the strings of an array. Whether anything changed.
+fn redact(node: &mut Node<'_>, pattern: &Regex, with: &str) -> bool {
+    if let Node::Array(values) = node {
+        let mut changed = false;
+        for value in values {
+            changed |= redact(value, pattern, with);
+        }
+        return changed;
+    }
+    let Some(new) = node.characters().and_then(|old| redacted(&old, pattern, with)) else {
+        return false;
+    };
+    *node = Node::string(&new);
+    true
+}
+
+/// The new characters where they differ from the old.
+fn redacted(characters: &str, pattern: &Regex, with: &str) -> Option<String> {
+    match pattern.replace_all(characters, with) {
+        Cow::Owned(new) if new != characters => Some(new),
+        _ => None,
+    }
+}
