@@ -8,7 +8,7 @@
 //!                                            checkpoint ◀─────────┴── acknowledged ┘
 //! ```
 //!
-//! [`config`] is what the user asked for, `telemetry` what the agent tells, `agent` puts the
+//! [`config`] is what the user asked for, [`telemetry`] what the agent tells, `agent` puts the
 //! stages together, `cli` is the command line, `explain` and `demo` are commands of it.
 
 pub mod config;
@@ -26,3 +26,5 @@ pub mod document;
 pub mod filter;
 
 pub mod pipeline;
+
+pub mod telemetry;
