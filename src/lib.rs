@@ -27,4 +27,6 @@ pub mod filter;
 
 pub mod pipeline;
 
+pub mod ship;
+
 pub mod telemetry;

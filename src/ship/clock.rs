@@ -1,0 +1,64 @@
+//! Time as the shipper sees it: the system's, or in tests one that never really waits.
+//!
+//! Owns every wait of this folder apart from the time limits of a request, which the HTTP client
+//! keeps in real time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// See the module's documentation.
+#[derive(Debug, Clone)]
+pub(super) enum Clock {
+    System,
+    #[cfg(test)]
+    Virtual(std::sync::Arc<VirtualClock>),
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Instant {
+        match self {
+            Self::System => Instant::now(),
+            #[cfg(test)]
+            Self::Virtual(clock) => clock.now(),
+        }
+    }
+
+    /// Waits for `wait`. Cancel safe.
+    pub(super) async fn sleep(&self, wait: Duration) {
+        match self {
+            Self::System => tokio::time::sleep(wait).await,
+            #[cfg(test)]
+            Self::Virtual(clock) => clock.sleep(wait).await,
+        }
+    }
+}
+
+/// A clock that a wait moves on at once.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct VirtualClock {
+    start: Instant,
+    waits: std::sync::Mutex<Vec<Duration>>,
+}
+
+#[cfg(test)]
+impl VirtualClock {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), waits: std::sync::Mutex::default() }
+    }
+
+    /// Every wait so far, in the order in which they began.
+    pub(super) fn waits(&self) -> Vec<Duration> {
+        self.waits.lock().expect("no test panics with the lock held").clone()
+    }
+
+    fn now(&self) -> Instant {
+        self.start + self.waits().iter().sum::<Duration>()
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        self.waits.lock().expect("no test panics with the lock held").push(wait);
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,379 @@
+//! What an answer means: one verdict for every item, or one for the whole request.
+//!
+//! Owns the only place where Elasticsearch's statuses and error types are judged. Pure: bytes in,
+//! verdicts out; any bytes give an answer and never a panic. Guarantees that only what names
+//! every item counts as an answer: a body that is cut off, is not JSON or has another number of
+//! items is [`Whole::Retry`], which ids make harmless. Does not wait, send or log; the text of
+//! `error.reason` quotes values of documents and never leaves this file.
+//!
+//! Sources: Elasticsearch 8.19 and 9.1 `BulkItemResponse`, `ClusterBlocks`, `ShardLimitValidator`,
+//! `TransportBulkAction`; the failure store's answers in elastic/elasticsearch#113245.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use memchr::memmem;
+use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+
+/// What the query of a bulk request asks to be answered.
+pub(super) const FILTER_PATH: &str = "filter_path=errors,items.*.status,items.*.failure_store,\
+                                      items.*.error.type,items.*.error.reason";
+
+/// The longest `Retry-After` that is believed.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// Why something is sent again. A closed set: it names log lines, states and readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    TooManyRequests,
+    /// A 5xx, of the request or of an item.
+    Unavailable,
+    Connect,
+    Timeout,
+    /// The connection ended before the answer did: what was done is unknown.
+    Torn,
+    /// An answer that is cut off, is not JSON or does not have an item for each document.
+    NotUnderstood,
+    Unauthorized,
+    Forbidden,
+    /// The file of the password, key or certificate cannot be read or used.
+    Credentials,
+    /// A block that somebody lifts: flood stage, read-only.
+    Blocked,
+    /// A block that may be there for good: an index that is frozen or was made read-only.
+    WriteBlocked,
+    IndexClosed,
+    /// No such index, alias, template, write index or ingest pipeline, or no such name allowed.
+    MissingIndex,
+    ShardLimit,
+    Redirect,
+    /// A status that no bulk API gives.
+    UnexpectedStatus,
+    DeadLetterFull,
+    /// A local file or standard output could not be written.
+    WriteFailed,
+}
+
+impl Cause {
+    /// The name in logs and on pages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooManyRequests => "too_many_requests",
+            Self::Unavailable => "unavailable",
+            Self::Connect => "connect_error",
+            Self::Timeout => "timeout",
+            Self::Torn => "no_answer",
+            Self::NotUnderstood => "answer_not_understood",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Credentials => "credentials_unreadable",
+            Self::Blocked => "index_blocked",
+            Self::WriteBlocked => "index_write_blocked",
+            Self::IndexClosed => "index_closed",
+            Self::MissingIndex => "index_missing",
+            Self::ShardLimit => "shard_limit",
+            Self::Redirect => "redirect",
+            Self::UnexpectedStatus => "unexpected_status",
+            Self::DeadLetterFull => "dead_letter_full",
+            Self::WriteFailed => "write_failed",
+        }
+    }
+
+    /// Whether it may be so for good, so that it counts as refused after `refused_after`.
+    pub(super) fn may_last(self) -> bool {
+        matches!(self, Self::IndexClosed | Self::WriteBlocked)
+    }
+
+    /// Whether somebody has to do something before it gets better.
+    pub fn pauses(self) -> bool {
+        !matches!(
+            self,
+            Self::TooManyRequests
+                | Self::Unavailable
+                | Self::Connect
+                | Self::Timeout
+                | Self::Torn
+                | Self::NotUnderstood
+                | Self::WriteFailed
+        )
+    }
+}
+
+/// Elasticsearch's `error.type`: a name of letters, digits and `_.-`, at most 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason(Box<str>);
+
+impl Reason {
+    /// `name` if it is one; anything else could carry a value and becomes `unknown`.
+    pub(super) fn new(name: &str) -> Self {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        let good = (1..=64).contains(&name.len()) && name.bytes().all(plain);
+        Self(if good { name } else { "unknown" }.into())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What became of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Indexed,
+    /// Exactly this document was already there.
+    Duplicate,
+    /// Refused, and kept by the data stream's failure store.
+    Stored,
+    /// To be sent again; see [`Cause::pauses`].
+    Retry(Cause),
+    /// Refused for good.
+    Refused(Reason),
+}
+
+/// What became of a request without verdicts for its items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// The same bytes are to be sent again; see [`Cause::pauses`].
+    Retry(Cause),
+    /// Too large: to be split, and at one document refused.
+    TooLarge,
+    /// Something in it is not accepted: to be split, and at one document refused.
+    Refused(Reason),
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    AllIndexed,
+    /// One for each document, in the order of the request.
+    Items(Vec<Verdict>),
+    Whole(Whole),
+}
+
+/// Judges the answer to a bulk request of `expected` documents.
+pub(super) fn judge(status: u16, body: &[u8], expected: usize) -> Answer {
+    match status {
+        200 | 201 if all_created(body, expected) => Answer::AllIndexed,
+        200 | 201 => judge_items(body, expected),
+        _ => Answer::Whole(judge_whole(status, body)),
+    }
+}
+
+/// The usual answer, compared byte by byte: every item is `{"create":{"status":201}}`.
+fn all_created(body: &[u8], expected: usize) -> bool {
+    const ITEM: &[u8] = br#"{"create":{"status":201}}"#;
+    const KEY: &[u8] = br#""items":["#;
+    let head = &body[..body.len().min(128)];
+    let Some(start) = memmem::find(head, KEY) else {
+        return false;
+    };
+    let mut rest = &body[start + KEY.len()..];
+    for number in 0..expected {
+        if number > 0 {
+            let Some(after) = rest.strip_prefix(b",") else {
+                return false;
+            };
+            rest = after;
+        }
+        let Some(after) = rest.strip_prefix(ITEM) else {
+            return false;
+        };
+        rest = after;
+    }
+    head.starts_with(br#"{"errors":false,"#) && rest.trim_ascii_end() == b"]}"
+}
+
+fn judge_items(body: &[u8], expected: usize) -> Answer {
+    let not_understood = Answer::Whole(Whole::Retry(Cause::NotUnderstood));
+    let Ok(bulk) = serde_json::from_slice::<BulkAnswer>(body) else {
+        return not_understood;
+    };
+    if bulk.items.len() != expected {
+        return not_understood;
+    }
+    if bulk.items.iter().any(|item| !(200..=599).contains(&item.0.status)) {
+        return not_understood;
+    }
+    let verdicts: Vec<Verdict> = bulk.items.into_iter().map(|item| judge_item(&item.0)).collect();
+    if verdicts.iter().all(|verdict| *verdict == Verdict::Indexed) {
+        return Answer::AllIndexed;
+    }
+    Answer::Items(verdicts)
+}
+
+fn judge_item(item: &ItemResult) -> Verdict {
+    let none = ErrorInfo::NONE;
+    let error = item.error.as_ref().unwrap_or(&none);
+    if let Some(cause) = looks_permanent(item.status, error) {
+        return Verdict::Retry(cause);
+    }
+    match item.status {
+        200..=299 if item.failure_store == Some(FailureStore::Used) => Verdict::Stored,
+        200..=299 => Verdict::Indexed,
+        409 if error.kind.is_empty() || error.kind.contains("version_conflict") => {
+            Verdict::Duplicate
+        }
+        // Two requests that create the same index at once: the other one won.
+        400 if error.kind == "resource_already_exists_exception" => {
+            Verdict::Retry(Cause::Unavailable)
+        }
+        400 | 413 | 422 => Verdict::Refused(Reason::new(&error.kind)),
+        401 => Verdict::Retry(Cause::Unauthorized),
+        403 => Verdict::Retry(Cause::Forbidden),
+        404 => Verdict::Retry(Cause::MissingIndex),
+        429 => Verdict::Retry(Cause::TooManyRequests),
+        408 | 409 | 500..=599 => Verdict::Retry(Cause::Unavailable),
+        _ => Verdict::Retry(Cause::UnexpectedStatus),
+    }
+}
+
+/// The causes that come with a status as if the document were at fault, or need a name of their
+/// own. Looks at `error.reason` where the type alone cannot tell.
+fn looks_permanent(status: u16, error: &ErrorInfo) -> Option<Cause> {
+    let says = |text: &str| error.reason.contains(text);
+    match error.kind.as_str() {
+        "" => None,
+        // ClusterBlock's ids: 4 closed, 8 write block (frozen, mounted, made read-only by a
+        // lifecycle policy), 5 and 6 read-only, 12 and 13 flood stage, 1 and 2 cluster state.
+        "cluster_block_exception" if says("/4/index closed") => Some(Cause::IndexClosed),
+        "cluster_block_exception" if says("/8/index write") => Some(Cause::WriteBlocked),
+        "cluster_block_exception" => Some(Cause::Blocked),
+        "index_closed_exception" => Some(Cause::IndexClosed),
+        "index_not_found_exception" | "invalid_index_name_exception" => Some(Cause::MissingIndex),
+        "validation_exception" | "illegal_argument_exception" => match () {
+            () if says("maximum") && says("shards open") => Some(Cause::ShardLimit),
+            () if says("no write index is defined") => Some(Cause::MissingIndex),
+            () if says("pipeline with id [") && says("does not exist") => Some(Cause::MissingIndex),
+            () => None,
+        },
+        "security_exception" if status == 401 => Some(Cause::Unauthorized),
+        "security_exception" => Some(Cause::Forbidden),
+        _ => None,
+    }
+}
+
+fn judge_whole(status: u16, body: &[u8]) -> Whole {
+    let error = match serde_json::from_slice::<WholeError>(body) {
+        Ok(WholeError { error: Some(MaybeInfo::Info(error)) }) => error,
+        _ => ErrorInfo::NONE,
+    };
+    if let Some(cause) = looks_permanent(status, &error) {
+        return Whole::Retry(cause);
+    }
+    match status {
+        400 => Whole::Refused(Reason::new(&error.kind)),
+        413 => Whole::TooLarge,
+        401 => Whole::Retry(Cause::Unauthorized),
+        403 => Whole::Retry(Cause::Forbidden),
+        404 => Whole::Retry(Cause::MissingIndex),
+        429 => Whole::Retry(Cause::TooManyRequests),
+        408 | 500..=599 => Whole::Retry(Cause::Unavailable),
+        300..=399 => Whole::Retry(Cause::Redirect),
+        _ => Whole::Retry(Cause::UnexpectedStatus),
+    }
+}
+
+/// Why the answer to `GET /` says that documents would not be taken; `None` if they might be.
+/// What speaks the bulk API without being Elasticsearch may have nothing at its root.
+pub(super) fn judge_probe(status: u16) -> Option<Cause> {
+    match status {
+        200..=299 | 404 | 405 => None,
+        401 => Some(Cause::Unauthorized),
+        403 => Some(Cause::Forbidden),
+        429 => Some(Cause::TooManyRequests),
+        408 | 500..=599 => Some(Cause::Unavailable),
+        300..=399 => Some(Cause::Redirect),
+        _ => Some(Cause::UnexpectedStatus),
+    }
+}
+
+/// Reads a `Retry-After` (RFC 9110 section 10.2.3), seconds or a date; at most
+/// [`MAX_RETRY_AFTER`].
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[derive(Deserialize)]
+struct BulkAnswer {
+    #[serde(default)]
+    items: Vec<ItemAnswer>,
+}
+
+/// `{"create": {…}}`: one key, whatever its name.
+struct ItemAnswer(ItemResult);
+
+impl<'de> Deserialize<'de> for ItemAnswer {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneKey;
+        impl<'de> Visitor<'de> for OneKey {
+            type Value = ItemAnswer;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one operation")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ItemAnswer, A::Error> {
+                let Some((IgnoredAny, result)) = map.next_entry()? else {
+                    return Err(A::Error::custom("an item without an operation"));
+                };
+                match map.next_key::<IgnoredAny>()? {
+                    None => Ok(ItemAnswer(result)),
+                    Some(_) => Err(A::Error::custom("an item with two operations")),
+                }
+            }
+        }
+        deserializer.deserialize_map(OneKey)
+    }
+}
+
+#[derive(Deserialize)]
+struct ItemResult {
+    status: u16,
+    #[serde(default)]
+    failure_store: Option<FailureStore>,
+    #[serde(default)]
+    error: Option<ErrorInfo>,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum FailureStore {
+    Used,
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct ErrorInfo {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    reason: String,
+}
+
+impl ErrorInfo {
+    const NONE: Self = Self { kind: String::new(), reason: String::new() };
+}
+
+#[derive(Deserialize)]
+struct WholeError {
+    error: Option<MaybeInfo>,
+}
+
+/// A proxy may answer `{"error": "text"}`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MaybeInfo {
+    Info(ErrorInfo),
+    Other(IgnoredAny),
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

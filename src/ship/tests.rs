@@ -1,0 +1,759 @@
+//! The whole shipper against a scripted peer on loopback; waits between requests are virtual.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::{Barrier, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+
+use super::bulk::Body;
+use super::clock::VirtualClock;
+use super::peer::{CONFLICT, Peer, Scripted, status};
+use super::*;
+use crate::config::pipeline::{Auth, Compression, IndexName, Refused, Secret, Tls, Verify};
+use crate::discover::StreamName;
+use crate::pipeline::batch::{Framing, Item};
+use crate::pipeline::budget::Budget;
+
+const OK: &str = r#"{"status":201}"#;
+const BUSY: &str =
+    r#"{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"x"}}"#;
+const BAD: &str = r#"{"status":400,"error":{"type":"document_parsing_exception","reason":"[1:2] failed to parse: secret"}}"#;
+const CLOSED: &str =
+    r#"{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}"#;
+
+/// The id of a document with this number, whose line the runtime took at 33 ns.
+fn id(number: usize) -> String {
+    format!("AAAAAAAAAAABB{number:A>27}")
+}
+
+/// A document with its action line, as a body has them.
+fn item(number: usize, document: &str) -> String {
+    format!("{{\"create\":{{\"_id\":\"{}\"}}}}\n{document}\n", id(number))
+}
+
+/// What is needed around a shipper, and what it did.
+struct Bench {
+    state: TempDir,
+    clock: Arc<VirtualClock>,
+    health: Arc<Health>,
+    budget: Budget,
+    timeouts: Timeouts,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            state: tempfile::tempdir().expect("a directory"),
+            clock: Arc::new(VirtualClock::new()),
+            health: Arc::new(Health::new()),
+            budget: Budget::new(1 << 20, 1),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    fn given(&self) -> Given {
+        Given { clock: Clock::Virtual(Arc::clone(&self.clock)), seed: 0, timeouts: self.timeouts }
+    }
+
+    /// A batch of these documents with ids that end in their number; every document is of two
+    /// lines.
+    fn batch(&self, documents: &[&str]) -> Batch {
+        let mut body = String::new();
+        for (number, document) in documents.iter().enumerate() {
+            body += &item(number, document);
+        }
+        self.batch_of(body, documents.len())
+    }
+
+    fn batch_of(&self, body: String, documents: usize) -> Batch {
+        let stream = StreamName {
+            namespace: "flink".into(),
+            pod: "basic-example-taskmanager-1-1".into(),
+            uid: "6d6c".into(),
+            container: "flink-main-container".into(),
+            restart: 0,
+        };
+        let mut permit = self.budget.permit(0);
+        permit.grow_past_limit_to(body.len());
+        Batch {
+            worker: 3,
+            sequence: 7,
+            framing: Framing::Bulk,
+            plain_bytes: body.len(),
+            body: body.into(),
+            gzip: false,
+            items: vec![Item { stream: 0, lines: 2 }; documents],
+            streams: vec![Arc::new(stream)],
+            oldest_ns: 1,
+            permit,
+        }
+    }
+
+    /// Ships `batches` to their end; the outcomes in the order in which they were reported.
+    async fn ship(&self, output: &Elasticsearch, batches: Vec<Batch>) -> Vec<Outcome> {
+        let health = Arc::clone(&self.health);
+        let output = super::output("flink".into(), output, self.state.path(), health, self.given())
+            .expect("an output");
+        let (queue, report, outcomes) = channel(batches);
+        within(run(Arc::new(output), queue, report, 0)).await;
+        assert_eq!(self.budget.held_bytes(), 0);
+        Arc::into_inner(outcomes).expect("all is done").into_inner().expect("unlocked")
+    }
+
+    /// Ships one batch of `documents`.
+    async fn ship_one(&self, output: &Elasticsearch, documents: &[&str]) -> Outcome {
+        let outcomes = self.ship(output, vec![self.batch(documents)]).await;
+        assert_eq!(outcomes.len(), 1);
+        assert_eq!((outcomes[0].worker, outcomes[0].sequence), (3, 7));
+        outcomes[0]
+    }
+
+    fn count(&self, result: BulkResult) -> u64 {
+        self.health.requests().find(|(other, _)| *other == result).map_or(0, |(_, count)| count)
+    }
+
+    fn dead_letters(&self) -> Vec<serde_json::Value> {
+        let path = self.state.path().join("dead-letter/flink.ndjson");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+type Outcomes = Arc<Mutex<Vec<Outcome>>>;
+
+fn channel(batches: Vec<Batch>) -> (mpsc::Receiver<Batch>, Report, Outcomes) {
+    let (sender, receiver) = mpsc::channel(batches.len().max(1));
+    for batch in batches {
+        sender.try_send(batch).expect("there is room");
+    }
+    let outcomes = Outcomes::default();
+    let heard = Arc::clone(&outcomes);
+    let report: Report = Arc::new(move |outcome| heard.lock().expect("unlocked").push(outcome));
+    (receiver, report, outcomes)
+}
+
+/// A shipper that never ends is a failure and not a hanging test.
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("it ends")
+}
+
+fn elasticsearch(hosts: &[&str]) -> Elasticsearch {
+    Elasticsearch {
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        auth: Auth::None,
+        tls: Tls { verify: Verify::Full, ca: None, client: None },
+        index: IndexName::Fixed("fluentd".into()),
+        compression: Compression::None,
+        refused: Refused::Reindex,
+        refused_after: Duration::from_secs(24 * 3600),
+    }
+}
+
+/// Indexed, duplicates, refused.
+fn documents(outcome: &Outcome) -> (u64, u64, u64) {
+    let &Outcome { documents_indexed, duplicates_answered, documents_refused, .. } = outcome;
+    let lines = (outcome.lines_indexed, outcome.lines_refused);
+    assert_eq!(lines, (2 * (documents_indexed + duplicates_answered), 2 * documents_refused));
+    (documents_indexed, duplicates_answered, documents_refused)
+}
+
+/// An address where nobody listens.
+async fn nobody() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    format!("http://{}", listener.local_addr().expect("an address"))
+}
+
+#[tokio::test]
+async fn a_batch_is_sent_as_it_is_on_a_connection_that_stays() {
+    let peer = Peer::start([]).await;
+    let bench = Bench::new();
+    let batches = (0..4).map(|_| bench.batch(&["1", "2"])).collect();
+    let outcomes = bench.ship(&elasticsearch(&[&peer.url]), batches).await;
+    assert_eq!(documents(&outcomes[0]), (2, 0, 0));
+    assert_eq!(documents(&outcomes[3]), (0, 2, 0));
+    let seen = peer.seen();
+    assert_eq!(
+        seen[0].path,
+        "/fluentd/_bulk?filter_path=errors,items.*.status,items.*.failure_store,items.*.error.type,items.*.error.reason"
+    );
+    assert_eq!(seen[0].body, String::from_utf8_lossy(&bench.batch(&["1", "2"]).body));
+    let header = |name: &str| seen[0].headers.get(name).map(|value| value.to_str().expect("text"));
+    assert_eq!(header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(header("user-agent"), Some(concat!("splashdam/", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(header("content-encoding"), None);
+    assert_eq!(header("authorization"), None);
+    // One for the probe at most, two for the requests.
+    assert!(seen.iter().all(|seen| seen.connection < 3), "{seen:?}");
+    assert!(bench.clock.waits().is_empty());
+    assert!(bench.health.has_answered() && bench.health.last_acknowledged().is_some());
+    assert_eq!(bench.count(BulkResult::Ok), 4);
+}
+
+#[tokio::test]
+async fn a_compressed_batch_is_taken_apart_and_compressed_again() {
+    let peer = Peer::start([Scripted::Items(vec![OK, BUSY, OK])]).await;
+    let bench = Bench::new();
+    let mut batch = bench.batch(&["1", "2", "3"]);
+    batch.body = Body::new(batch.body.to_vec(), true).bytes;
+    batch.gzip = true;
+    let outcomes = bench.ship(&elasticsearch(&[&peer.url]), vec![batch]).await;
+    assert_eq!(documents(&outcomes[0]), (3, 0, 0));
+    let seen = peer.seen();
+    assert!(seen.iter().all(|seen| seen.headers["content-encoding"] == "gzip"));
+    assert_eq!(seen[1].body, item(1, "2"));
+}
+
+#[tokio::test]
+async fn two_requests_are_in_flight_after_a_success() {
+    let barrier = Arc::new(Barrier::new(2));
+    let meet = || Scripted::Meet(Arc::clone(&barrier));
+    let peer = Peer::start([Scripted::Commit, meet(), meet()]).await;
+    let bench = Bench::new();
+    let batches = (0..3).map(|_| bench.batch(&["1"])).collect();
+    let outcomes = bench.ship(&elasticsearch(&[&peer.url]), batches).await;
+    assert_eq!(outcomes.len(), 3);
+}
+
+#[tokio::test]
+async fn a_429_is_repeated_after_the_time_that_was_asked_for() {
+    let wait = Some(("retry-after", "120".to_owned()));
+    let busy = Scripted::Answer { status: 429, header: wait, body: String::new() };
+    let peer = Peer::start([busy, status(503), Scripted::Commit]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
+    let seen = peer.seen();
+    assert_eq!((&seen[0].body, &seen[0].body), (&seen[1].body, &seen[2].body));
+    let waits = bench.clock.waits();
+    assert_eq!(waits[0], Duration::from_secs(120));
+    assert!(waits[1] < Duration::from_secs(3), "{waits:?}");
+    assert_eq!(bench.count(BulkResult::TooManyRequests), 1);
+    assert_eq!(bench.health.state(), State::Healthy);
+}
+
+#[tokio::test]
+async fn only_the_items_that_need_it_are_sent_again() {
+    let mixed = vec![OK, BUSY, CONFLICT, r#"{"status":503}"#];
+    let peer = Peer::start([Scripted::Items(mixed), Scripted::Items(vec![OK, BUSY])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2", "3", "4"]).await;
+    assert_eq!(documents(&outcome), (3, 1, 0));
+    let seen = peer.seen();
+    let again = item(1, "2") + &item(3, "4");
+    assert_eq!(seen[1].body, again);
+    assert_eq!(seen[2].body, item(3, "4"));
+    assert_eq!(bench.count(BulkResult::Partial), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_got_lost_is_asked_for_with_the_same_bytes() {
+    for torn in [Scripted::CommitAndTear, Scripted::CommitAndTearAnswer] {
+        let peer = Peer::start([torn]).await;
+        let bench = Bench::new();
+        let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+        assert_eq!(documents(&outcome), (0, 2, 0));
+        let seen = peer.seen();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0].body, seen[1].body);
+        assert_eq!(bench.count(BulkResult::NoAnswer), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_never_answered_times_out() {
+    let peer = Peer::start([Scripted::Hang]).await;
+    let mut bench = Bench::new();
+    bench.timeouts.request = Duration::from_millis(300);
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 0));
+    assert_eq!(bench.count(BulkResult::Timeout), 1);
+}
+
+#[tokio::test]
+async fn an_answer_with_another_number_of_items_is_not_understood() {
+    let peer = Peer::start([Scripted::Items(vec![OK, OK]), Scripted::Items(vec![OK])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2", "3"]).await;
+    assert_eq!(documents(&outcome), (1, 2, 0));
+    assert_eq!(bench.count(BulkResult::NotUnderstood), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_halved() {
+    let peer = Peer::start([Scripted::Limit(150)]).await;
+    let bench = Bench::new();
+    let all = ["1", "2", "3", "4", "5", "6", "7"];
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &all).await;
+    assert_eq!(documents(&outcome), (7, 0, 0));
+    assert_eq!(peer.kept().into_values().collect::<Vec<_>>(), all);
+    assert!(bench.clock.waits().is_empty());
+}
+
+#[tokio::test]
+async fn a_document_that_is_too_large_alone_is_refused() {
+    let peer = Peer::start([Scripted::Limit(300)]).await;
+    let bench = Bench::new();
+    let large = format!("\"{}\"", "x".repeat(300));
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", &large, "3"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 1));
+    let letters = bench.dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["document"], large);
+    assert_eq!(letters[0]["reason"], "too_large");
+}
+
+#[tokio::test]
+async fn one_poisonous_document_is_found_by_halving() {
+    let peer = Peer::start([Scripted::Poison]).await;
+    let bench = Bench::new();
+    let all = ["1", "2", "3", "\"poison\"", "5"];
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &all).await;
+    assert_eq!(documents(&outcome), (4, 0, 1));
+    assert_eq!(bench.dead_letters()[0]["document"], "\"poison\"");
+    assert_eq!(peer.kept().len(), 4);
+}
+
+#[tokio::test]
+async fn a_refused_document_is_indexed_in_the_plain_form() {
+    let peer = Peer::start([Scripted::Items(vec![OK, BAD])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", r#"{"a":"ü"}"#]).await;
+    assert_eq!(documents(&outcome), (1, 0, 1));
+    let plain = r#"{"@timestamp":"1970-01-01T00:00:00.000000033Z","splashdam":{"reason":"document_parsing_exception","original":"{\"a\":\"ü\"}","namespace":"flink","pod":"basic-example-taskmanager-1-1","container":"flink-main-container"}}"#;
+    assert_eq!(peer.kept()[&id(1)], plain);
+    assert!(bench.dead_letters().is_empty());
+    assert!(bench.clock.waits().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_refused_in_every_form_becomes_a_dead_letter() {
+    let peer = Peer::start([Scripted::Items(vec![BAD, OK]), Scripted::Items(vec![BAD])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &[r#"{"a":1}"#, "2"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 1));
+    let letters = bench.dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["document"], r#"{"a":1}"#);
+    assert_eq!(letters[0]["id"], id(0));
+    assert_eq!(letters[0]["index"], "fluentd");
+    assert_eq!(letters[0]["reason"], "document_parsing_exception");
+}
+
+#[tokio::test]
+async fn a_large_document_is_never_cut() {
+    let peer = Peer::start([Scripted::Items(vec![BAD])]).await;
+    let bench = Bench::new();
+    let large = format!("\"{}\"", "é".repeat(600 * 1024));
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &[&large]).await;
+    assert_eq!(documents(&outcome), (0, 0, 1));
+    assert_eq!(bench.dead_letters()[0]["document"], large);
+    assert_eq!(peer.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_safe_no_longer_counts_against_the_budget() {
+    let peer = Peer::start([Scripted::Items(vec![BUSY, OK])]).await;
+    let bench = Bench::new();
+    let large = "1".repeat(1000);
+    let output = elasticsearch(&[&peer.url]);
+    let documents_sent = ["1", large.as_str()];
+    let ship = bench.ship_one(&output, &documents_sent);
+    let look = async {
+        while bench.clock.waits().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        bench.budget.held_bytes()
+    };
+    let (outcome, held) = within(async { tokio::join!(ship, look) }).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
+    assert_eq!(held, item(0, "1").len());
+}
+
+#[tokio::test]
+async fn the_user_decides_what_becomes_of_refused_documents() {
+    for (refused, letters) in [(Refused::DeadLetter, 1), (Refused::Drop, 0)] {
+        let peer = Peer::start([Scripted::Items(vec![BAD, OK])]).await;
+        let bench = Bench::new();
+        let output = Elasticsearch { refused, ..elasticsearch(&[&peer.url]) };
+        let outcome = bench.ship_one(&output, &["1", "2"]).await;
+        assert_eq!(documents(&outcome), (1, 0, 1));
+        assert_eq!(peer.seen().len(), 1);
+        assert_eq!(bench.dead_letters().len(), letters);
+    }
+}
+
+#[tokio::test]
+async fn what_the_failure_store_took_is_refused_and_safe() {
+    let stored = r#"{"status":201,"failure_store":"used"}"#;
+    let peer = Peer::start([Scripted::Items(vec![stored, OK])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_written_is_waited_for() {
+    let peer = Peer::start([Scripted::Items(vec![BAD])]).await;
+    let bench = Bench::new();
+    // A directory stands where the file should be, until the first wait is over.
+    let path = bench.state.path().join("dead-letter/flink.ndjson");
+    fs::create_dir_all(&path).expect("a directory");
+    let output = Elasticsearch { refused: Refused::DeadLetter, ..elasticsearch(&[&peer.url]) };
+    let ship = bench.ship_one(&output, &["1"]);
+    let mend = async {
+        while bench.clock.waits().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.health.state(), State::Retrying(Cause::WriteFailed));
+        fs::remove_dir(&path).expect("remove");
+    };
+    let (outcome, ()) = within(async { tokio::join!(ship, mend) }).await;
+    assert_eq!(documents(&outcome), (0, 0, 1));
+    assert_eq!(bench.dead_letters().len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_dead_letter_file_pauses_until_there_is_room() {
+    let peer = Peer::start([Scripted::Items(vec![BAD, OK])]).await;
+    let bench = Bench::new();
+    let path = bench.state.path().join("dead-letter/flink.ndjson");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+    let file = fs::File::create(&path).expect("a file");
+    // Sparse, but for the end of its line.
+    file.write_all_at(b"\n", dead_letter::MAX_BYTES - 1).expect("write");
+    let output = Elasticsearch { refused: Refused::DeadLetter, ..elasticsearch(&[&peer.url]) };
+    let ship = bench.ship_one(&output, &["1", "2"]);
+    let empty = async {
+        while bench.clock.waits().len() < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.health.state(), State::Paused(Cause::DeadLetterFull));
+        file.set_len(0).expect("truncate");
+    };
+    let (outcome, ()) = within(async { tokio::join!(ship, empty) }).await;
+    assert_eq!(documents(&outcome), (1, 0, 1));
+    assert_eq!(bench.dead_letters().len(), 1);
+    assert_eq!(peer.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_local_file_takes_the_lines_and_reports_them() {
+    let bench = Bench::new();
+    let path = bench.state.path().join("out.ndjson");
+    let output = config::pipeline::Output {
+        document: config::pipeline::DocumentForm::Fluentd,
+        batch: config::pipeline::BatchLimits { size_bytes: 1, linger: Duration::ZERO },
+        target: Target::File(path.clone()),
+    };
+    let pipeline = config::Pipeline {
+        name: "flink".into(),
+        id_scope: String::new(),
+        select: Vec::new(),
+        parse: config::pipeline::Parse::default(),
+        filters: Vec::new(),
+        output,
+    };
+    let mut batch = bench.batch_of("{\"message\":1}\n{\"message\":2}\n".into(), 2);
+    batch.framing = Framing::Lines;
+    let (queue, report, outcomes) = channel(vec![batch]);
+    let health = Arc::clone(&bench.health);
+    let task = Shipper::start(&pipeline, bench.state.path(), queue, report, health);
+    within(task.expect("started")).await.expect("ended");
+    assert_eq!(documents(&outcomes.lock().expect("unlocked")[0]), (2, 0, 0));
+    assert_eq!(fs::read_to_string(&path).expect("read"), "{\"message\":1}\n{\"message\":2}\n");
+    assert!(bench.health.has_answered() && bench.health.last_acknowledged().is_some());
+    assert_eq!(bench.budget.held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_closed_index_is_waited_for_and_refused_after_a_while() {
+    let hour = Duration::from_secs(3600);
+    let peer = Peer::start(vec![Scripted::Items(vec![CLOSED]); 300]).await;
+    let bench = Bench::new();
+    let output = Elasticsearch { refused_after: hour, ..elasticsearch(&[&peer.url]) };
+    let batches = vec![bench.batch(&["1"]), bench.batch(&["2"])];
+    let outcomes = bench.ship(&output, batches).await;
+    assert_eq!(documents(&outcomes[0]), (0, 0, 1));
+    assert_eq!(documents(&outcomes[1]), (0, 0, 1), "the second does not wait another hour");
+    let waited: Duration = bench.clock.waits().iter().sum();
+    assert!(waited >= hour && waited < hour + Duration::from_secs(60), "{waited:?}");
+    assert_eq!(bench.dead_letters()[0]["reason"], "index_closed");
+}
+
+#[tokio::test]
+async fn an_index_that_is_opened_again_takes_what_waited() {
+    let peer = Peer::start([Scripted::Items(vec![CLOSED, CLOSED])]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
+    assert_eq!(bench.clock.waits().len(), 1);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let other = Peer::start([]).await;
+    let to = Some(("location", format!("{}/fluentd/_bulk", other.url)));
+    let redirect = Scripted::Answer { status: 307, header: to, body: String::new() };
+    let peer = Peer::start([redirect]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 0));
+    assert!(other.seen().is_empty());
+    assert_eq!(peer.seen().len(), 2);
+    assert_eq!(bench.count(BulkResult::Unexpected), 1);
+}
+
+#[tokio::test]
+async fn another_host_is_asked_at_once() {
+    let (ill, well) = (Peer::start(vec![status(503); 9]).await, Peer::start([]).await);
+    let dead = nobody().await;
+    let bench = Bench::new();
+    let batches = (0..6).map(|_| bench.batch(&["1"])).collect();
+    let outcomes = bench.ship(&elasticsearch(&[&dead, &ill.url, &well.url]), batches).await;
+    assert_eq!(outcomes.len(), 6);
+    assert_eq!(well.seen().len(), 6);
+    assert_eq!(ill.seen().len(), 1, "left out after its first answer");
+    assert!(bench.clock.waits().is_empty());
+}
+
+#[tokio::test]
+async fn healthy_hosts_take_turns() {
+    let (one, two) = (Peer::start([]).await, Peer::start([]).await);
+    let bench = Bench::new();
+    let batches = (0..8).map(|_| bench.batch(&["1"])).collect();
+    bench.ship(&elasticsearch(&[&one.url, &two.url]), batches).await;
+    assert!(one.seen().len() >= 3 && two.seen().len() >= 3);
+}
+
+#[tokio::test]
+async fn a_secret_that_changes_is_read_again() {
+    let bench = Bench::new();
+    let path = bench.state.path().join("password");
+    fs::write(&path, "old\n").expect("write");
+    // From `printf elastic:old | base64` and `printf elastic:new | base64`.
+    let (old, new) = ("Basic ZWxhc3RpYzpvbGQ=", "Basic ZWxhc3RpYzpuZXc=");
+    let peer = Peer::start([Scripted::Commit, Scripted::Demand(new)]).await;
+    let password = Secret::File(path.clone());
+    let auth = Auth::Basic { user: "elastic".into(), password };
+    let output = Elasticsearch { auth, ..elasticsearch(&[&peer.url]) };
+    let ship = bench.ship(&output, vec![bench.batch(&["1"]), bench.batch(&["1"])]);
+    let change = async {
+        while peer.seen().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        fs::write(&path, "new\n").expect("write");
+    };
+    let (outcomes, ()) = within(async { tokio::join!(ship, change) }).await;
+    assert_eq!(documents(&outcomes[1]), (0, 1, 0));
+    let sent: Vec<String> = (peer.seen().iter())
+        .map(|seen| seen.headers["authorization"].to_str().expect("text").to_owned())
+        .collect();
+    // Within a second only the 401 makes it look at the file again.
+    assert_eq!(sent, [old, old, new]);
+    assert_eq!(bench.count(BulkResult::Unauthorized), 1);
+}
+
+#[tokio::test]
+async fn an_api_key_is_sent_and_a_missing_file_is_waited_for() {
+    let bench = Bench::new();
+    let path = bench.state.path().join("key");
+    let peer = Peer::start([]).await;
+    let auth = Auth::ApiKey(Secret::File(path.clone()));
+    let output = Elasticsearch { auth, ..elasticsearch(&[&peer.url]) };
+    let ship = bench.ship_one(&output, &["1"]);
+    let appear = async {
+        while bench.clock.waits().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.health.state(), State::Paused(Cause::Credentials));
+        assert!(!bench.health.has_answered());
+        fs::write(&path, "a2V5").expect("write");
+    };
+    let (outcome, ()) = within(async { tokio::join!(ship, appear) }).await;
+    assert_eq!(documents(&outcome), (1, 0, 0));
+    assert_eq!(peer.seen()[0].headers["authorization"], "ApiKey a2V5");
+}
+
+#[tokio::test]
+async fn an_index_named_by_date_stands_in_the_action() {
+    let peer = Peer::start([Scripted::Items(vec![BAD])]).await;
+    let bench = Bench::new();
+    let index = IndexName::ByDate("fluentd-%Y.%m.%d".into());
+    let output = Elasticsearch {
+        index,
+        refused: Refused::DeadLetter,
+        ..elasticsearch(&[&format!("{}/base/", peer.url)])
+    };
+    let action = "{\"create\":{\"_index\":\"fluentd-1970.01.01\",\"_id\":\"AAAAAAAAAAABB\"}}\n1\n";
+    let outcomes = bench.ship(&output, vec![bench.batch_of(action.into(), 1)]).await;
+    assert_eq!(documents(&outcomes[0]), (0, 0, 1));
+    assert!(peer.seen()[0].path.starts_with("/base/_bulk?"), "{}", peer.seen()[0].path);
+    assert_eq!(bench.dead_letters()[0]["index"], "fluentd-1970.01.01");
+}
+
+async fn check_probe(probes: &[(&str, u16)], answered: bool, cause: Option<Cause>) {
+    let peer = Peer::start([]).await;
+    for (path, status) in probes {
+        peer.answer_probe(path, *status);
+    }
+    let bench = Bench::new();
+    let health = Arc::clone(&bench.health);
+    let hosts = elasticsearch(&[&peer.url]);
+    let output = super::output("flink".into(), &hosts, bench.state.path(), health, bench.given())
+        .expect("an output");
+    tokio::select! {
+        () = output.probe(0) => {}
+        () = async {
+            while bench.clock.waits().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    assert_eq!(bench.health.has_answered(), answered, "{probes:?}");
+    assert_eq!(bench.health.state().cause(), cause, "{probes:?}");
+}
+
+#[tokio::test]
+async fn readiness_needs_no_traffic() {
+    check_probe(&[], true, None).await;
+    check_probe(&[("/", 404)], true, None).await;
+    check_probe(&[("/", 401)], false, Some(Cause::Unauthorized)).await;
+    let who = "/_security/_authenticate";
+    check_probe(&[("/", 403)], true, None).await;
+    check_probe(&[("/", 403), (who, 403)], false, Some(Cause::Forbidden)).await;
+    check_probe(&[("/", 503)], false, Some(Cause::Unavailable)).await;
+    check_probe(&[("/", 302)], false, Some(Cause::Redirect)).await;
+}
+
+#[tokio::test]
+async fn a_shipper_that_is_dropped_has_reported_nothing_that_is_not_safe() {
+    let peer = Peer::start([Scripted::Commit, Scripted::Hang]).await;
+    let bench = Bench::new();
+    let health = Arc::clone(&bench.health);
+    let hosts = elasticsearch(&[&peer.url]);
+    let output = super::output("flink".into(), &hosts, bench.state.path(), health, bench.given())
+        .expect("an output");
+    let batches = vec![bench.batch(&["1"]), bench.batch(&["2"]), bench.batch(&["3"])];
+    let (queue, report, outcomes) = channel(batches);
+    let task = tokio::spawn(run(Arc::new(output), queue, report, 0));
+    within(async {
+        while peer.seen().len() < 3 || outcomes.lock().expect("unlocked").len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    task.abort();
+    within(task).await.expect_err("it was aborted");
+    assert_eq!(outcomes.lock().expect("unlocked").len(), 2);
+    assert_eq!(bench.budget.held_bytes(), 0);
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+}
+
+/// A server with the certificate `name`, and whether it asks for one of the client's.
+fn acceptor(name: &str, asks: bool) -> TlsAcceptor {
+    let load = |name: &str| CertificateDer::from_pem_file(fixture(name)).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions");
+    let builder = if asks {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(load("ca.crt")).expect("a root");
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(fixture(&format!("{name}.key"))).expect("a key");
+    let chain = vec![load(&format!("{name}.crt"))];
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).expect("a pair")))
+}
+
+/// Whether a batch gets through; if not, the connection fails and nothing is sent.
+async fn check_tls(server: &str, asks: bool, tls: Tls, works: bool) {
+    let said = format!("{server} {tls:?}");
+    let peer = Peer::start_tls(acceptor(server, asks)).await;
+    let bench = Bench::new();
+    let output = Elasticsearch { tls, ..elasticsearch(&[&peer.url]) };
+    tokio::select! {
+        outcome = bench.ship_one(&output, &["1"]) => {
+            assert_eq!(documents(&outcome), (1, 0, 0), "{said}");
+        }
+        () = async {
+            while bench.clock.waits().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        } => assert_eq!(bench.health.state(), State::Retrying(Cause::Connect), "{said}"),
+    }
+    assert_eq!(!peer.seen().is_empty(), works, "{said}");
+}
+
+#[tokio::test]
+async fn certificates_are_checked_as_the_user_says() {
+    let tls = |verify, ca: Option<&str>| Tls { verify, ca: ca.map(fixture), client: None };
+    check_tls("loopback", false, tls(Verify::Full, Some("ca.crt")), true).await;
+    check_tls("elsewhere", false, tls(Verify::Full, Some("ca.crt")), false).await;
+    check_tls("elsewhere", false, tls(Verify::Certificate, Some("ca.crt")), true).await;
+    check_tls("loopback", false, tls(Verify::Full, Some("other-ca.crt")), false).await;
+    check_tls("loopback", false, tls(Verify::Certificate, Some("other-ca.crt")), false).await;
+    check_tls("loopback", false, tls(Verify::Full, None), false).await;
+    check_tls("elsewhere", false, tls(Verify::None, None), true).await;
+    let client = Some((fixture("agent.crt"), fixture("agent.key")));
+    let with_client = Tls { client, ..tls(Verify::Full, Some("ca.crt")) };
+    check_tls("loopback", true, with_client, true).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_replaced_is_taken_into_use() {
+    let peer = Peer::start_tls(acceptor("loopback", false)).await;
+    let bench = Bench::new();
+    let ca = bench.state.path().join("ca.crt");
+    fs::copy(fixture("other-ca.crt"), &ca).expect("copy");
+    let tls = Tls { verify: Verify::Full, ca: Some(ca.clone()), client: None };
+    let output = Elasticsearch { tls, ..elasticsearch(&[&peer.url]) };
+    let ship = bench.ship_one(&output, &["1"]);
+    let replace = async {
+        while bench.clock.waits().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        fs::copy(fixture("ca.crt"), &ca).expect("copy");
+    };
+    let (outcome, ()) = within(async { tokio::join!(ship, replace) }).await;
+    assert_eq!(documents(&outcome), (1, 0, 0));
+}
+
+#[test]
+fn what_cannot_work_is_said_at_the_start() {
+    let bench = Bench::new();
+    let try_output = |elasticsearch: &Elasticsearch| {
+        let health = Arc::clone(&bench.health);
+        super::output("flink".into(), elasticsearch, bench.state.path(), health, bench.given())
+            .map(|_| ())
+            .expect_err("it cannot work")
+            .to_string()
+    };
+    let missing = bench.state.path().join("ca.crt");
+    let empty = bench.state.path().join("empty.crt");
+    fs::write(&empty, "no certificate").expect("write");
+    let with_ca = |ca: PathBuf| Elasticsearch {
+        tls: Tls { verify: Verify::Full, ca: Some(ca), client: None },
+        ..elasticsearch(&["https://localhost:9200"])
+    };
+    assert_eq!(try_output(&with_ca(missing.clone())), format!("cannot read {}", missing.display()));
+    let expected = format!("{} holds no PEM certificate", empty.display());
+    assert_eq!(try_output(&with_ca(empty)), expected);
+    let expected = "\"localhost\" is not a URL like https://host:9200";
+    assert_eq!(try_output(&elasticsearch(&["localhost"])), expected);
+}
