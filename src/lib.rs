@@ -29,4 +29,6 @@ pub mod pipeline;
 
 pub mod ship;
 
+pub mod checkpoint;
+
 pub mod telemetry;
