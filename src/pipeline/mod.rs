@@ -1,4 +1,16 @@
-//! From documents to batches: what a batch is, and the byte budget.
+//! From lines to batches: the byte budget, open batches, and the worker that drives the hot path.
+//!
+//! A [`worker`] owns its streams. For each pipeline that takes a stream a [`reader`] goes through
+//! its files in turns and writes documents ([`form`]) into the pipeline's [`open`] batch. A full
+//! or old batch is sealed by the [`outlet`], sent, and entered into the ledgers of its readers; its
+//! outcome moves their acknowledged prefix.
 
 pub mod batch;
 pub mod budget;
+pub mod form;
+pub mod inbox;
+pub mod open;
+pub mod outlet;
+pub mod place;
+pub mod reader;
+pub mod worker;

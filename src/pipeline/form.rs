@@ -1,0 +1,96 @@
+//! How one pipeline's records of one stream become documents in the open batch.
+//!
+//! Owns what is the same for all of them: the template and what their ids are made of. Guarantees
+//! that a record ends as one document, as a line that a filter dropped, or as a blank one, and is
+//! counted as such. Does not read, join or seal.
+
+use std::sync::Arc;
+
+use super::reader::Desk;
+use crate::discover::StreamName;
+use crate::document::id::{self, IdHash};
+use crate::document::splice::{Content, LineFacts, Template};
+use crate::filter::Verdict;
+use crate::parse::record::Record;
+use crate::tail::PartId;
+
+/// What an `_id` depends on besides time and positions.
+#[derive(Debug)]
+pub struct Naming {
+    id_scope: String,
+    name: Arc<StreamName>,
+    /// The hash for records that lie in one part, of the part that was read last.
+    last: Option<(PartId, IdHash)>,
+}
+
+impl Naming {
+    /// Names records of `name` in `id_scope`.
+    pub fn new(id_scope: &str, name: Arc<StreamName>) -> Self {
+        Self { id_scope: id_scope.to_owned(), name, last: None }
+    }
+
+    fn hash(&mut self, record: &Record<'_>) -> IdHash {
+        let (start, end) = (record.start.part, record.end.part);
+        if let Some((part, hash)) = self.last
+            && part == start
+            && part == end
+        {
+            return hash;
+        }
+        let plain = |part: PartId| (part.first_time_ns, part.hash);
+        let later = (end != start).then(|| plain(end));
+        let hash = id::hash(&self.id_scope, &self.name, plain(start), later);
+        if later.is_none() {
+            self.last = Some((start, hash));
+        }
+        hash
+    }
+}
+
+/// How records become documents: what is the same for all of them.
+#[derive(Debug)]
+pub struct Form {
+    pub template: Template,
+    pub naming: Naming,
+}
+
+impl Form {
+    /// Writes the record's document into the open batch, unless it is blank or a filter drops it.
+    pub fn ship(&mut self, desk: &mut Desk<'_>, record: &Record<'_>) {
+        let batch = &mut *desk.batch;
+        if record.is_blank() {
+            batch.tally.lines_filtered += 1;
+            return;
+        }
+        let facts = LineFacts {
+            time_ns: record.time_ns,
+            time: record.time,
+            lane: record.lane,
+            tag: record.tag,
+            id_hash: self.naming.hash(record),
+            start: record.start.offset,
+            end: record.end.offset,
+            original_length: record.original_bytes,
+        };
+        let content = match record.lines {
+            1 => Content::Line(record.content),
+            _ => Content::Text(record.content),
+        };
+        let written = self.template.append(&facts, content, desk.scratch, &mut batch.body);
+        if !desk.filters.is_empty() {
+            let mut id = Vec::with_capacity(id::LENGTH);
+            id::write(facts.time_ns, &facts.id_hash, facts.start, facts.end, &mut id);
+            batch.body.truncate(written.document.end);
+            if desk.filters.apply(&mut batch.body, written.document.start, &id, facts.time_ns)
+                == Verdict::Dropped
+            {
+                batch.body.truncate(written.start);
+                batch.tally.lines_filtered += u64::from(record.lines);
+                return;
+            }
+            batch.body.push(b'\n');
+        }
+        batch.add(desk.name, record.lines, record.time_ns);
+        batch.settle();
+    }
+}

@@ -1,0 +1,259 @@
+//! The batch that is being filled: documents are written once, into the body that is sent.
+//!
+//! The body holds a permit of the byte budget before a document is written into it, in steps of
+//! [`STEP_BYTES`]. With gzip the text passes through a small staging buffer into the compressor,
+//! so only compressed bytes add up.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use flate2::Compression as Level;
+use flate2::write::GzEncoder;
+
+use super::batch::{Batch, Framing, GZIP_LEVEL, Item};
+use super::budget::Permit;
+use crate::config::pipeline::{BatchLimits, Compression, Elasticsearch, Output, Target};
+use crate::discover::StreamName;
+
+/// The step in which permits are taken.
+const STEP_BYTES: usize = 256 * 1024;
+
+/// How much text is staged before it is compressed: what stays in the second-level cache.
+const STAGING_BYTES: usize = 128 * 1024;
+
+/// How many buffers of sent bodies are kept to be written again.
+const SPARES_MAX: usize = 2;
+
+/// Buffers of bodies that were sent. A fresh one of megabytes costs the kernel a page fault for
+/// each of its pages; one that was written before costs nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spares {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer to write into.
+    pub fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_default()
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        let mut spares = self.lock();
+        if spares.len() < SPARES_MAX {
+            spares.push(buffer);
+        }
+    }
+
+    /// Gives their memory back: nothing is being sent.
+    pub fn release(&self) {
+        self.lock().clear();
+    }
+}
+
+/// A body on its way. Its buffer becomes a spare one when everybody is done with it.
+struct Sent {
+    body: Vec<u8>,
+    spares: Spares,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.spares.give(std::mem::take(&mut self.body));
+    }
+}
+
+/// What an open batch turns into.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub framing: Framing,
+    pub gzip: bool,
+    pub limits: BatchLimits,
+}
+
+impl Shape {
+    /// The shape of batches for `output`.
+    pub fn of(output: &Output) -> Self {
+        let (framing, gzip) = match &output.target {
+            Target::Elasticsearch(elasticsearch) => (Framing::Bulk, is_gzip(elasticsearch)),
+            Target::Stdout | Target::File(_) => (Framing::Lines, false),
+        };
+        Self { framing, gzip, limits: output.batch }
+    }
+}
+
+fn is_gzip(elasticsearch: &Elasticsearch) -> bool {
+    elasticsearch.compression == Compression::Gzip
+}
+
+/// What is counted along with an open batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Logical lines that a filter dropped, or blank ones.
+    pub lines_filtered: u64,
+    /// Logical lines in documents.
+    pub lines_carried: u64,
+    /// Raw, uncompressed bytes of the log files that were gone through.
+    pub raw_bytes: u64,
+    /// The earliest runtime time among the lines in documents, nanoseconds since the epoch.
+    pub oldest_ns: Option<i64>,
+}
+
+/// The batch that is being filled.
+#[derive(Debug)]
+pub struct OpenBatch {
+    shape: Shape,
+    /// Text that is not compressed (yet).
+    pub body: Vec<u8>,
+    spares: Spares,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+    /// Text that has gone through the compressor.
+    compressed_from: usize,
+    pub items: Vec<Item>,
+    streams: Vec<Arc<StreamName>>,
+    pub tally: Tally,
+    permit: Permit,
+    /// When the first line went in.
+    pub opened: Option<Instant>,
+}
+
+impl OpenBatch {
+    /// An empty batch that takes its bytes from `permit` and its buffer from `spares`.
+    pub fn new(shape: Shape, permit: Permit, spares: &Spares) -> Self {
+        let mut body = spares.take();
+        body.clear();
+        Self {
+            shape,
+            body,
+            spares: spares.clone(),
+            encoder: None,
+            compressed_from: 0,
+            items: Vec::new(),
+            streams: Vec::new(),
+            tally: Tally::default(),
+            permit,
+            opened: None,
+        }
+    }
+
+    pub fn framing(&self) -> Framing {
+        self.shape.framing
+    }
+
+    /// Text bytes so far, uncompressed.
+    pub fn plain_bytes(&self) -> usize {
+        self.compressed_from + self.body.len()
+    }
+
+    /// Whether it has reached its size.
+    pub fn is_full(&self) -> bool {
+        self.plain_bytes() >= self.shape.limits.size_bytes
+    }
+
+    /// Whether nothing at all went in, not even a line that was dropped.
+    pub fn is_untouched(&self) -> bool {
+        self.opened.is_none()
+    }
+
+    /// When it has waited for as long as it may.
+    pub fn due(&self) -> Option<Instant> {
+        self.opened.map(|opened| opened + self.shape.limits.linger)
+    }
+
+    /// Makes sure that `more` bytes may be written; `false` when the budget has no room.
+    ///
+    /// `alone` says that the pipeline holds nothing else that could be given back: then a batch
+    /// without documents gets its room past the limit, for it could never be had otherwise.
+    pub fn has_room(&mut self, more: usize, alone: bool) -> bool {
+        let held = self.held_bytes();
+        if held + more <= self.permit.bytes() {
+            return true;
+        }
+        let wanted = held + more;
+        if self.permit.try_grow_to(wanted.next_multiple_of(STEP_BYTES))
+            || self.permit.try_grow_to(wanted)
+        {
+            return true;
+        }
+        if alone && self.items.is_empty() {
+            self.permit.grow_past_limit_to(wanted);
+            return true;
+        }
+        false
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.body.len() + self.encoder.as_ref().map_or(0, |encoder| encoder.get_ref().len())
+    }
+
+    /// Adds the document that was written to the end of the body.
+    pub fn add(&mut self, stream: &Arc<StreamName>, lines: u32, time_ns: i64) {
+        let index = match self.streams.last() {
+            Some(last) if Arc::ptr_eq(last, stream) => self.streams.len() - 1,
+            _ => self.index_of(stream),
+        };
+        let stream = u32::try_from(index).expect("a batch has fewer documents than u32 counts");
+        self.items.push(Item { stream, lines });
+        self.tally.lines_carried += u64::from(lines);
+        self.tally.oldest_ns =
+            Some(self.tally.oldest_ns.map_or(time_ns, |oldest| oldest.min(time_ns)));
+    }
+
+    fn index_of(&mut self, stream: &Arc<StreamName>) -> usize {
+        let known = self.streams.iter().position(|known| Arc::ptr_eq(known, stream));
+        known.unwrap_or_else(|| {
+            self.streams.push(Arc::clone(stream));
+            self.streams.len() - 1
+        })
+    }
+
+    /// Compresses what is staged, if that is worth the call.
+    pub fn settle(&mut self) {
+        if self.shape.gzip && self.body.len() >= STAGING_BYTES {
+            self.compress();
+        }
+    }
+
+    fn compress(&mut self) {
+        let encoder =
+            self.encoder.get_or_insert_with(|| GzEncoder::new(Vec::new(), Level::new(GZIP_LEVEL)));
+        encoder.write_all(&self.body).expect("a vector takes any bytes");
+        self.compressed_from += self.body.len();
+        self.body.clear();
+    }
+
+    /// Closes the batch.
+    pub fn seal(mut self, worker: usize, sequence: u64) -> Batch {
+        let plain_bytes = self.plain_bytes();
+        let body = if self.shape.gzip {
+            self.compress();
+            let encoder = self.encoder.take().expect("compress made one");
+            self.spares.give(self.body);
+            Bytes::from(encoder.finish().expect("a vector takes any bytes"))
+        } else {
+            Bytes::from_owner(Sent { body: self.body, spares: self.spares })
+        };
+        self.permit.shrink_to(body.len());
+        Batch {
+            worker,
+            sequence,
+            framing: self.shape.framing,
+            body,
+            gzip: self.shape.gzip,
+            plain_bytes,
+            items: self.items,
+            streams: self.streams,
+            oldest_ns: self.tally.oldest_ns.unwrap_or(0),
+            permit: self.permit,
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! A stream as a worker sees it: its files, its pod, and each pipeline's place in it.
+//!
+//! Owns the decision which pipelines read a stream and from where. A stream whose pod is not
+//! known is undecided: nothing of it is read or passed over, its file is the buffer, and its
+//! handles are held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::form::{Form, Naming};
+use super::reader::Reader;
+use crate::checkpoint::{Checkpoint, Entry, Key, Reached};
+use crate::config::agent::Start;
+use crate::config::pipeline::Target;
+use crate::config::{Agent, Pipeline};
+use crate::discover::{FileSeen, PartKind, StreamName};
+use crate::document::splice::{Parts, Template};
+use crate::enrich::metadata::agent_names;
+use crate::enrich::select::decide;
+use crate::enrich::{Decision, Metadata, PodFacts};
+use crate::parse::record::Joiner;
+use crate::pipeline::open::Shape;
+use crate::tail::{self, PartId, Position};
+
+/// One pipeline's relation to a stream.
+#[derive(Debug)]
+pub enum Place {
+    /// It can't be said yet whether the pipeline takes the stream.
+    Undecided,
+    /// It does not take it; where it had come when it did.
+    Left(Option<Box<Reader>>),
+    Reading(Box<Reading>),
+}
+
+/// A reader and how it is scheduled.
+#[derive(Debug)]
+pub struct Reading {
+    pub reader: Reader,
+    /// It stands in a queue of the worker.
+    pub queued: bool,
+    /// Everything there is was taken.
+    pub at_end: bool,
+    /// Its acknowledged prefix or its cuts differ from what the checkpoint says.
+    pub unsaved: bool,
+}
+
+impl Place {
+    pub fn reading(&mut self) -> Option<&mut Reading> {
+        match self {
+            Self::Reading(reading) => Some(reading),
+            Self::Undecided | Self::Left(_) => None,
+        }
+    }
+}
+
+/// What deciding needs to know of the process.
+#[derive(Debug)]
+pub struct Ground<'a> {
+    pub agent: &'a Agent,
+    pub pipelines: &'a [Arc<Pipeline>],
+    /// What was remembered of a process before this one.
+    pub checkpoint: &'a Checkpoint,
+    /// The stream was there when the process started for the very first time.
+    pub first_start: bool,
+    /// The wall clock, nanoseconds since the epoch.
+    pub now_ns: i64,
+    /// No facts will come: path facts decide.
+    pub by_path: bool,
+    /// The source has told all that it knows, or it does not for so long that what was saved of an
+    /// earlier process has to do.
+    pub source_told: bool,
+    /// A pod that is known counts even where its status does not speak of the container's run.
+    pub without_status: bool,
+}
+
+/// A stream as a worker sees it.
+#[derive(Debug)]
+pub struct StreamState {
+    pub name: Arc<StreamName>,
+    pub tail: tail::Stream,
+    pub files: Vec<FileSeen>,
+    pub later_restart: bool,
+    /// A file has no complete first line yet.
+    pub unborn: bool,
+    /// No file is left in the directory.
+    pub gone: bool,
+    pub facts: Option<Arc<PodFacts>>,
+    /// The facts that were handed to the checkpoint.
+    saved_facts: Option<Arc<PodFacts>>,
+    pub places: Vec<Place>,
+    /// The pod was waited for long enough: files that are there are kept in sight, but not held.
+    pub given_up: bool,
+    /// For how long the pod has been waited for while its source was in sync.
+    pub waited: Duration,
+}
+
+impl StreamState {
+    /// A stream that no pipeline has decided on.
+    pub fn new(name: StreamName, pipelines: usize) -> Self {
+        Self {
+            name: Arc::new(name),
+            tail: tail::Stream::default(),
+            files: Vec::new(),
+            later_restart: false,
+            unborn: false,
+            gone: false,
+            facts: None,
+            saved_facts: None,
+            places: (0..pipelines).map(|_| Place::Undecided).collect(),
+            given_up: false,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Whether nothing will be written to it any more.
+    pub fn has_ended(&self) -> bool {
+        let by_status =
+            |facts: &Arc<PodFacts>| facts.has_ended(&self.name.container, self.name.restart);
+        self.later_restart || self.facts.as_ref().is_some_and(by_status)
+    }
+
+    /// Whether a pipeline waits for facts.
+    pub fn is_undecided(&self) -> bool {
+        self.places.iter().any(|place| matches!(place, Place::Undecided))
+    }
+
+    /// Decides every pipeline again; returns those that have begun to read.
+    pub fn decide(&mut self, ground: &Ground<'_>) -> Vec<usize> {
+        let mut begun = Vec::new();
+        for (index, pipeline) in ground.pipelines.iter().enumerate() {
+            let decision = self.decision(pipeline, ground);
+            if self.place(index, decision, pipeline, ground) {
+                begun.push(index);
+            }
+        }
+        begun
+    }
+
+    /// A pod that may become known is waited for, even where the path alone would do: documents
+    /// are to carry its facts.
+    fn decision(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Decision {
+        let decision =
+            decide(&pipeline.select, &self.name, self.facts.as_deref(), &ground.agent.node_name);
+        match decision {
+            Decision::Take if !self.is_known(ground) => Decision::NeedsFacts,
+            decided => decided,
+        }
+    }
+
+    /// Whether documents can carry what they should of the pod, or will not be able to.
+    fn is_known(&self, ground: &Ground<'_>) -> bool {
+        let (container, restart) = (&self.name.container, self.name.restart);
+        match &self.facts {
+            None => ground.by_path,
+            Some(_) if !ground.source_told => false,
+            Some(facts) => ground.without_status || facts.tells_of(container, restart),
+        }
+    }
+
+    /// Facts that the checkpoint does not have, of a stream that somebody reads.
+    pub fn facts_to_save(&mut self) -> Option<Arc<PodFacts>> {
+        let read = self.places.iter().any(|place| matches!(place, Place::Reading(_)));
+        if !read || self.facts == self.saved_facts {
+            return None;
+        }
+        self.saved_facts.clone_from(&self.facts);
+        self.facts.clone()
+    }
+
+    /// Follows one decision; returns whether the pipeline begins to read.
+    fn place(
+        &mut self,
+        index: usize,
+        decision: Decision,
+        pipeline: &Pipeline,
+        ground: &Ground<'_>,
+    ) -> bool {
+        let place = std::mem::replace(&mut self.places[index], Place::Undecided);
+        let (place, begun) = match (place, decision) {
+            (Place::Reading(mut reading), Decision::Take | Decision::NeedsFacts) => {
+                reading.reader.form.template = self.template(pipeline, ground.agent);
+                (Place::Reading(reading), false)
+            }
+            (Place::Left(Some(reader)), Decision::Take) => (Place::Reading(begin(*reader)), true),
+            (Place::Undecided | Place::Left(None), Decision::Take) => {
+                let reader = self.reader(pipeline, ground);
+                (Place::Reading(begin(reader)), true)
+            }
+            (Place::Reading(mut reading), Decision::Leave) => {
+                reading.reader.rewind();
+                (Place::Left(Some(Box::new(reading.reader))), false)
+            }
+            (left @ Place::Left(_), Decision::Leave | Decision::NeedsFacts) => (left, false),
+            (Place::Undecided, Decision::Leave) => (Place::Left(None), false),
+            (Place::Undecided, Decision::NeedsFacts) => (Place::Undecided, false),
+        };
+        self.places[index] = place;
+        begun
+    }
+
+    fn reader(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Reader {
+        let joiner =
+            Joiner::new(pipeline.parse.multiline.is_some(), ground.agent.logs.max_line_bytes);
+        let template = self.template(pipeline, ground.agent);
+        let naming = Naming::new(&pipeline.id_scope, Arc::clone(&self.name));
+        let form = Form { template, naming };
+        let key = Key { pipeline: pipeline.name.clone(), stream: self.name.to_string() };
+        if let Some(entry) = ground.checkpoint.get(&key) {
+            let mut reader = Reader::new(form, joiner, entry.reached, entry.cuts.clone());
+            reader.remembered = Some(entry.clone());
+            return reader;
+        }
+        let (reached, not_before_ns) = self.begins(ground);
+        let mut reader = Reader::new(form, joiner, reached, Vec::new());
+        reader.not_before_ns = not_before_ns;
+        reader.begins_late = not_before_ns.is_some();
+        reader
+    }
+
+    /// Where a reader without a checkpoint begins.
+    fn begins(&self, ground: &Ground<'_>) -> (Reached, Option<i64>) {
+        let oldest = ([Position::START; 2], None);
+        if !ground.first_start {
+            return oldest;
+        }
+        match ground.agent.logs.start {
+            Start::Oldest => oldest,
+            Start::Newest => (oldest.0, Some(ground.now_ns)),
+            Start::Since(age) => {
+                let age_ns = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+                (oldest.0, Some(ground.now_ns.saturating_sub(age_ns)))
+            }
+        }
+    }
+
+    fn template(&self, pipeline: &Pipeline, agent: &Agent) -> Template {
+        let file = self.files.iter().find(|file| file.kind == PartKind::Live);
+        let path = file.map(|file| file.path.to_string_lossy());
+        let form = pipeline.output.document;
+        let metadata = Metadata::new(
+            form,
+            &self.name,
+            path.as_deref(),
+            self.facts.as_deref(),
+            &agent.node_name,
+        );
+        Template::new(Parts {
+            head: &metadata.head,
+            flink: &metadata.flink,
+            agent_names: agent_names(form),
+            form,
+            json_time: pipeline.parse.json_time.as_deref(),
+            framing: Shape::of(&pipeline.output).framing,
+            index: match &pipeline.output.target {
+                Target::Elasticsearch(elasticsearch) => Some(&elasticsearch.index),
+                Target::Stdout | Target::File(_) => None,
+            },
+        })
+    }
+
+    /// The earliest position that somebody may still have to read; `None` when nobody does.
+    pub fn needed_from(&self) -> Option<Position> {
+        let needs = |place: &Place| match place {
+            Place::Undecided => (!self.given_up).then_some(Position::START),
+            Place::Left(_) => None,
+            Place::Reading(reading) => Some(reading.reader.needs_from()),
+        };
+        self.places.iter().filter_map(needs).min()
+    }
+
+    /// The earliest position from which a reader has not read yet.
+    pub fn read_to(&self) -> Option<Position> {
+        let read = |place: &Place| match place {
+            Place::Reading(reading) => Some(reading.reader.cursor()),
+            Place::Undecided | Place::Left(_) => None,
+        };
+        self.places.iter().filter_map(read).min()
+    }
+
+    /// Bytes of open records.
+    pub fn open_bytes(&self) -> usize {
+        let open = |place: &Place| match place {
+            Place::Reading(reading) => reading.reader.open_bytes(),
+            Place::Undecided | Place::Left(_) => 0,
+        };
+        self.places.iter().map(open).sum()
+    }
+
+    /// Uncompressed bytes that stand after `position`, as far as their number is known.
+    pub fn bytes_after(&self, position: Position) -> u64 {
+        let parts = self.tail.parts().iter().filter(|part| part.id >= position.part);
+        parts
+            .map(|part| {
+                let from = if part.id == position.part { position.offset } else { 0 };
+                part.end().unwrap_or(0).saturating_sub(from)
+            })
+            .sum()
+    }
+
+    /// What the checkpoint is to remember of a reader.
+    pub fn entry(&self, reader: &Reader) -> Entry {
+        let reached = reader.ledger.acknowledged();
+        let from = reached[0].min(reached[1]);
+        let parts = self.tail.parts().iter().filter(|part| part.id >= from.part);
+        let sized = |part: &tail::Part| -> (PartId, u64) { (part.id, part.end().unwrap_or(0)) };
+        let mut cuts = reader.cuts.clone();
+        cuts.extend(reader.asked.iter().flat_map(|asked| asked.cuts.iter().copied()));
+        Entry { reached, cuts, parts: parts.map(sized).collect() }
+    }
+}
+
+fn begin(reader: Reader) -> Box<Reading> {
+    Box::new(Reading { reader, queued: false, at_end: false, unsaved: false })
+}

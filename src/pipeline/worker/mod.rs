@@ -1,0 +1,299 @@
+//! The thread that does the work: it reads, parses, encodes, and keeps the acknowledged prefix.
+//!
+//! A worker owns its streams, their readers and ledgers, and its side of every pipeline; nobody
+//! else touches them, so there is no lock on the way of a line. It takes turns between readers
+//! that have something to read, each for at most one chunk, so a chatty container costs the
+//! others only its share. Between turns it looks into its [`Inbox`]; with nothing to do it waits
+//! there.
+//!
+//! [`streams`] is what happens to streams, [`turns`] to readers, [`safety`] to batches and the
+//! checkpoint.
+//!
+//! When the budget has no room or too many batches are in flight the readers concerned are
+//! parked until an outcome comes: pressure goes back to the files.
+
+mod safety;
+mod streams;
+mod turns;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::checkpoint::{Checkpoint, Saver};
+use crate::config::{Agent, Pipeline};
+use crate::discover::StreamName;
+use crate::document::splice::Scratch;
+use crate::enrich::PodStore;
+use crate::pipeline::budget::Budget;
+use crate::pipeline::inbox::{Command, Event, Inbox, News};
+use crate::pipeline::outlet::{Outlet, Output, StreamKey, Totals};
+use crate::pipeline::place::StreamState;
+use crate::tail::Position;
+use crate::telemetry::metrics::{AgentMetrics, ReadMetrics};
+use crate::telemetry::readiness::Readiness;
+
+/// How many compressed parts a worker reads at once (about 300 KiB each, with what is kept).
+const DECODERS_MAX: usize = 16;
+
+/// For how long after its last line a record of several lines is waited for, and for how long
+/// when the runtime's clock is not this one.
+const QUIET: Duration = Duration::from_secs(2);
+const QUIET_AT_MOST: Duration = Duration::from_secs(4);
+
+/// How soon a part that is too fresh to be left, or can't be read, is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often slow things are done: waiting for pods, releasing handles, showing figures.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a worker shows that it is alive, at least.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
+/// Which reader: a stream and the index of a pipeline.
+type ReaderKey = (StreamKey, usize);
+
+/// What a worker is made of and connected to.
+#[derive(Debug)]
+pub struct Setup {
+    pub index: usize,
+    pub agent: Arc<Agent>,
+    pub pipelines: Vec<Arc<Pipeline>>,
+    pub outputs: Vec<Output>,
+    pub budget: Budget,
+    pub inbox: Arc<Inbox>,
+    pub pods: Arc<PodStore>,
+    pub saver: Saver,
+    /// What was in the checkpoint at the start of this worker's streams.
+    pub checkpoint: Checkpoint,
+    /// Whether there was no checkpoint at all.
+    pub first_start: bool,
+    /// End when everything that is there was read and is safe.
+    pub once: bool,
+    /// Asks discovery to look at the directories now.
+    pub rescan: Rescan,
+    /// Told that the worker is alive.
+    pub alive: Arc<Readiness>,
+}
+
+/// Asks discovery to look at the directories now.
+#[derive(Clone)]
+pub struct Rescan(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Rescan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rescan")
+    }
+}
+
+/// What a worker did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub streams: u64,
+    pub totals: Totals,
+    pub bytes_unfinished: u64,
+    pub bytes_lost: u64,
+    /// Everything that was read is safe, and all could be read.
+    pub safe: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    setup: Setup,
+    outlets: Vec<Outlet>,
+    streams: BTreeMap<StreamKey, StreamState>,
+    names: HashMap<StreamName, StreamKey>,
+    next_key: StreamKey,
+    /// Readers that have something to read.
+    ready: VecDeque<ReaderKey>,
+    /// Readers that wait for an outcome.
+    parked: Vec<ReaderKey>,
+    /// Readers that wait for a decompressor.
+    unpacking: VecDeque<ReaderKey>,
+    /// Readers that look again soon.
+    again: Vec<ReaderKey>,
+    again_at: Option<Instant>,
+    /// Readers that look again with the next tick.
+    later: Vec<ReaderKey>,
+    /// A listing was not true any more.
+    scan_wanted: bool,
+    /// Readers whose open records wait for nothing but a next line, since when, and how far those
+    /// go: more of them begins the wait anew.
+    waiting: HashMap<ReaderKey, (Instant, [Option<Position>; 2])>,
+    /// When they were looked at last.
+    waiting_looked: Instant,
+    saves: u64,
+    asked: HashMap<u64, Vec<ReaderKey>>,
+    buffer: Vec<u8>,
+    unescaped: Vec<u8>,
+    scratch: Scratch,
+    scanned: bool,
+    /// Bytes of open records of all readers.
+    open_bytes: usize,
+    /// Readers of which the checkpoint does not say how far they are.
+    unsaved: BTreeSet<ReaderKey>,
+    /// Streams whose handles may be closed.
+    released: BTreeSet<StreamKey>,
+    /// Streams that were read to their end and have gone.
+    finished_streams: u64,
+    /// Something changed since figures were shown.
+    stale: bool,
+    ticked: Instant,
+    saved: Instant,
+    /// Readers that hold a decompressor.
+    unpackers: HashSet<ReaderKey>,
+    /// Streams of which a file could not be looked at when that was last tried.
+    unreadable: BTreeSet<StreamKey>,
+    /// Readers that could not read when they last tried.
+    failing: BTreeSet<ReaderKey>,
+    bytes_lost: u64,
+    command: Command,
+    began: Instant,
+    /// The source of pods has come into sync once, or it was waited for long enough.
+    source_told: bool,
+    read_metrics: ReadMetrics,
+    agent_metrics: AgentMetrics,
+    /// What this worker has added to the gauges that all workers share.
+    shown: Shown,
+}
+
+/// What one worker has added to shared gauges.
+#[derive(Debug, Default)]
+struct Shown {
+    streams: [u32; 3],
+}
+
+impl Worker {
+    /// A worker that has nothing yet.
+    pub fn new(setup: Setup) -> Self {
+        let outlet = |(index, output): (usize, &Output)| {
+            let pipeline = Arc::clone(&setup.pipelines[index]);
+            Outlet::new(setup.index, index, pipeline, setup.budget.clone(), output.clone())
+        };
+        let outlets = setup.outputs.iter().enumerate().map(outlet).collect();
+        let now = Instant::now();
+        Self {
+            outlets,
+            setup,
+            streams: BTreeMap::new(),
+            names: HashMap::new(),
+            next_key: 0,
+            ready: VecDeque::new(),
+            parked: Vec::new(),
+            unpacking: VecDeque::new(),
+            again: Vec::new(),
+            again_at: None,
+            later: Vec::new(),
+            scan_wanted: false,
+            waiting: HashMap::new(),
+            waiting_looked: now,
+            saves: 0,
+            asked: HashMap::new(),
+            buffer: Vec::new(),
+            unescaped: Vec::new(),
+            scratch: Scratch::default(),
+            scanned: false,
+            open_bytes: 0,
+            unsaved: BTreeSet::new(),
+            released: BTreeSet::new(),
+            finished_streams: 0,
+            stale: true,
+            ticked: now,
+            saved: now,
+            unpackers: HashSet::new(),
+            unreadable: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            bytes_lost: 0,
+            command: Command::Run,
+            began: now,
+            source_told: false,
+            read_metrics: ReadMetrics::new(),
+            agent_metrics: AgentMetrics::new(),
+            shown: Shown::default(),
+        }
+    }
+
+    /// Works until it is told to stop, or until everything is done.
+    pub fn run(mut self) -> Report {
+        loop {
+            let now = Instant::now();
+            let busy = self.may_read() && !self.ready.is_empty();
+            let patience = if busy { Duration::ZERO } else { self.patience(now) };
+            let news = self.setup.inbox.take(patience, self.command);
+            self.take_in(news);
+            if self.command == Command::Stop {
+                break;
+            }
+            self.work();
+            self.pass_time(Instant::now());
+            if self.is_done() {
+                break;
+            }
+        }
+        self.setup.inbox.close();
+        let saved = self.save_and_wait();
+        self.report(saved)
+    }
+
+    /// Lets the next reader take its turn.
+    fn work(&mut self) {
+        if self.may_read()
+            && let Some(key) = self.ready.pop_front()
+        {
+            self.turn(key);
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.command == Command::Run
+    }
+
+    /// How long there is nothing to do unless news come.
+    fn patience(&self, now: Instant) -> Duration {
+        let lingering = self.outlets.iter().filter_map(Outlet::due);
+        let saving = (!self.unsaved.is_empty())
+            .then(|| self.saved + self.setup.agent.state.checkpoint_interval);
+        let waiting = (!self.waiting.is_empty()).then(|| self.waiting_looked + LOOK_AGAIN);
+        // A tick has something to do only while something is under way.
+        let ticks = self.stale || !self.later.is_empty() || self.has_undecided();
+        let tick = self.ticked + if ticks { TICK } else { SIGN_OF_LIFE };
+        let sooner = lingering.chain(saving).chain(waiting).chain(self.again_at);
+        let next = sooner.fold(tick, Instant::min);
+        next.saturating_duration_since(now)
+    }
+
+    fn has_undecided(&self) -> bool {
+        self.streams.values().any(StreamState::is_undecided)
+    }
+
+    fn take_in(&mut self, news: News) {
+        self.command = news.command;
+        for change in &news.pods {
+            self.pod_changed(change);
+        }
+        for event in news.events {
+            match event {
+                Event::Listing { name, files, later_restart } => {
+                    self.listed(name, files, later_restart)
+                }
+                Event::Gone(name) => self.gone(&name),
+                Event::Scanned { complete } => self.scanned(complete),
+                Event::Done { pipeline, outcome } => self.done(pipeline, &outcome),
+                Event::CutSaved { cut, safe } => self.cut_saved(cut, safe),
+            }
+        }
+        for name in &news.written {
+            self.written(name);
+        }
+    }
+}
+
+/// The wall clock, nanoseconds since the epoch.
+pub(super) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,165 @@
+//! What happens to readers: their turns, and what they wait for in between.
+
+use std::time::Instant;
+
+use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Worker, now_ns};
+use crate::pipeline::reader::{Desk, Turn};
+use crate::telemetry::metrics::LossCause;
+
+/// Open records of all readers may hold one over this of the budget.
+const OPEN_SHARE: usize = 4;
+
+impl Worker {
+    /// Lets a reader take one chunk.
+    pub(super) fn turn(&mut self, key: ReaderKey) {
+        let (stream_key, pipeline) = key;
+        let may_unpack = self.unpackers.contains(&key) || self.unpackers.len() < DECODERS_MAX;
+        let Some(stream) = self.streams.get_mut(&stream_key) else {
+            return self.hand_on_decoders();
+        };
+        let ended = stream.has_ended();
+        let Some(reading) = stream.places[pipeline].reading() else {
+            return self.hand_on_decoders();
+        };
+        let outlet = &mut self.outlets[pipeline];
+        let mut desk = Desk {
+            stream: &mut stream.tail,
+            name: &stream.name,
+            alone: outlet.is_alone(),
+            batch: &mut outlet.batch,
+            filters: &mut outlet.filters,
+            buffer: &mut self.buffer,
+            unescaped: &mut self.unescaped,
+            scratch: &mut self.scratch,
+            now_ns: now_ns(),
+            ended,
+            may_unpack,
+            line_bytes_max: self.setup.agent.logs.max_line_bytes,
+        };
+        let before = (reading.reader.cursor(), reading.reader.reached());
+        let open_before = reading.reader.open_bytes();
+        let turn = reading.reader.turn(&mut desk);
+        let damaged = std::mem::take(&mut reading.reader.damaged_bytes);
+        if damaged > 0 {
+            self.bytes_lost += damaged;
+            self.read_metrics.lost(LossCause::Damaged, damaged);
+        }
+        let reader = &reading.reader;
+        if before != (reader.cursor(), reader.reached()) {
+            outlet.touched.insert(stream_key);
+            outlet.batch.opened.get_or_insert_with(Instant::now);
+            self.stale = true;
+        }
+        self.open_bytes = self.open_bytes + reader.open_bytes() - open_before;
+        if reader.unpacks() {
+            self.unpackers.insert(key);
+        } else {
+            self.give_back_decoder(key);
+        }
+        self.follow(key, turn);
+    }
+
+    /// A reader holds no decompressor any more, if it held one.
+    pub(super) fn give_back_decoder(&mut self, key: ReaderKey) {
+        if self.unpackers.remove(&key) {
+            self.hand_on_decoders();
+        }
+    }
+
+    /// Queues as many of those that wait for a decompressor as there are. One of them that has
+    /// gone by then hands on what it does not take.
+    fn hand_on_decoders(&mut self) {
+        let free = DECODERS_MAX.saturating_sub(self.unpackers.len()).min(self.unpacking.len());
+        self.ready.extend(self.unpacking.drain(..free));
+    }
+
+    /// Does what the end of a turn asks for.
+    fn follow(&mut self, key: ReaderKey, turn: Turn) {
+        match turn {
+            Turn::More => self.ready_again(key),
+            Turn::End => self.at_end(key),
+            Turn::BatchFull | Turn::NoRoom => {
+                if self.seal(key.1) || turn == Turn::NoRoom && self.outlets[key.1].is_alone() {
+                    self.ready.push_front(key);
+                } else {
+                    self.parked.push(key);
+                }
+            }
+            Turn::NoDecoder => self.unpacking.push_back(key),
+            Turn::Unsettled => {
+                self.again.push(key);
+                self.again_at.get_or_insert_with(|| Instant::now() + LOOK_AGAIN);
+            }
+            Turn::Failed => {
+                self.failing.insert(key);
+                self.later.push(key);
+            }
+            Turn::Changed => {
+                self.scan_wanted = true;
+                self.refresh(key.0);
+                self.later.push(key);
+            }
+        }
+    }
+
+    /// Queues a reader that has more, behind the others. One that is in the middle of a long line
+    /// goes on at once while open records hold their share, for only its end frees them.
+    fn ready_again(&mut self, key: ReaderKey) {
+        let crowded = self.is_crowded();
+        let in_a_line = (self.reader(key)).is_some_and(|reading| reading.reader.has_partial());
+        if crowded && in_a_line {
+            self.ready.push_front(key);
+        } else {
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Whether open records hold more than their share.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.open_bytes > self.setup.budget.total_bytes() / OPEN_SHARE
+    }
+
+    /// A reader has taken all there is.
+    fn at_end(&mut self, key: ReaderKey) {
+        let crowded = self.is_crowded();
+        let Some(reading) = self.reader(key) else { return };
+        reading.queued = false;
+        reading.at_end = true;
+        let waits = reading.reader.is_waiting();
+        let waiting = reading.reader.waiting();
+        let asked = reading.reader.asked.is_some();
+        let held = reading.reader.open_bytes();
+        if waits && !asked {
+            let begun = self.waiting.entry(key).or_insert_with(|| (Instant::now(), waiting));
+            if begun.1 != waiting {
+                *begun = (Instant::now(), waiting);
+            }
+        } else if crowded && held > 0 && !asked {
+            // Only its offsets are kept; the bytes are read again when there is more.
+            reading.reader.rewind();
+            self.open_bytes -= held;
+        }
+        self.failing.remove(&key);
+        self.forget_if_finished(key.0);
+    }
+
+    pub(super) fn reader(
+        &mut self,
+        key: ReaderKey,
+    ) -> Option<&mut crate::pipeline::place::Reading> {
+        self.streams.get_mut(&key.0)?.places[key.1].reading()
+    }
+
+    /// Queues everybody who waited for an outcome.
+    pub(super) fn unpark(&mut self) {
+        self.ready.extend(self.parked.drain(..));
+    }
+
+    /// Queues everybody who was to look again by now.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.again_at = None;
+            self.ready.extend(self.again.drain(..));
+        }
+    }
+}
