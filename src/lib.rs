@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`config`] is what the user asked for, [`telemetry`] what the agent tells, `agent` puts the
-//! stages together, `cli` is the command line, `explain` and `demo` are commands of it.
+//! stages together, `cli` is the command line, `explain` and [`demo`] are commands of it.
 
 pub mod config;
 
@@ -32,3 +32,5 @@ pub mod ship;
 pub mod checkpoint;
 
 pub mod telemetry;
+
+pub mod demo;
