@@ -8,8 +8,8 @@
 //!                                            checkpoint ◀─────────┴── acknowledged ┘
 //! ```
 //!
-//! [`config`] is what the user asked for, [`telemetry`] what the agent tells, `agent` puts the
-//! stages together, `cli` is the command line, `explain` and [`demo`] are commands of it.
+//! [`config`] is what the user asked for, [`telemetry`] what the agent tells, [`agent`] puts the
+//! stages together, [`cli`] is the command line, [`explain`] and [`demo`] are commands of it.
 
 pub mod config;
 
@@ -33,4 +33,10 @@ pub mod checkpoint;
 
 pub mod telemetry;
 
+pub mod agent;
+
+pub mod explain;
+
 pub mod demo;
+
+pub mod cli;
