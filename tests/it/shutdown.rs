@@ -1,0 +1,79 @@
+//! How agents end and begin: SIGTERM, SIGKILL, and two on one state directory.
+
+use crate::follow::{numbered, numbers, once_each, pipeline};
+use crate::support::cri::Log;
+use crate::support::elastic::Elastic;
+use crate::support::node::Node;
+use crate::support::pods::Pod;
+use crate::support::{SOON, wait_until};
+
+const COUNT: usize = 3000;
+
+#[test]
+fn sigterm_drains_and_saves_the_checkpoint() {
+    let elastic = Elastic::plain();
+    let index = elastic.missing_index();
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let node = Node::with_pods([&pod]);
+    node.pipeline("flink", &pipeline(&index, &elastic.url));
+    let mut log = Log::create(&node.root(), &pod, 0);
+    let agent = node.run();
+    for number in 0..COUNT {
+        log.line(&numbered(number));
+    }
+    wait_until(SOON, "the first documents are indexed", || index.count() > 0);
+    assert_eq!(agent.terminate(), Some(0));
+
+    let rest = node.run_once();
+    assert_eq!(rest.duplicates_answered, 0, "the checkpoint has all that was acknowledged");
+    assert_eq!(numbers(&index), once_each(COUNT));
+}
+
+#[test]
+fn after_sigkill_nothing_is_lost_and_nothing_is_there_twice() {
+    let elastic = Elastic::plain();
+    let index = elastic.missing_index();
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let node = Node::with_pods([&pod]);
+    node.pipeline("flink", &pipeline(&index, &elastic.url));
+    let mut log = Log::create(&node.root(), &pod, 0);
+    for round in 0..3 {
+        let agent = node.run();
+        for number in (0..COUNT).skip(round * 1000).take(1000) {
+            log.line(&numbered(number));
+        }
+        let some = u64::try_from(round * 1000).unwrap();
+        wait_until(SOON, "some documents are indexed", || index.count() > some);
+        agent.kill();
+        log.rotate();
+    }
+    node.run_once();
+    assert_eq!(numbers(&index), once_each(COUNT));
+}
+
+#[test]
+fn a_second_agent_on_the_same_state_waits_until_the_first_has_gone() {
+    let elastic = Elastic::plain();
+    let index = elastic.missing_index();
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let node = Node::with_pods([&pod]);
+    node.pipeline("flink", &pipeline(&index, &elastic.url));
+    let mut log = Log::create(&node.root(), &pod, 0);
+    let mut first = node.run();
+    first.wait_ready();
+    let mut second = node.run();
+    for number in 0..COUNT {
+        log.line(&numbered(number));
+    }
+    let wanted = u64::try_from(COUNT).unwrap();
+    wait_until(SOON, "the first agent has shipped all", || index.count() >= wanted);
+    assert!(second.is_running());
+    assert!(!second.is_ready(), "it may not be ready before it has the state");
+    assert_eq!(first.terminate(), Some(0));
+
+    second.wait_ready();
+    log.line(&numbered(COUNT));
+    wait_until(SOON, "the second agent goes on", || index.count() > wanted);
+    assert_eq!(second.terminate(), Some(0));
+    assert_eq!(numbers(&index), once_each(COUNT + 1));
+}

@@ -1,0 +1,192 @@
+//! The cluster as its administrator sees it.
+//!
+//! There is no kubelet, scheduler or controller: a test writes nodes and pods itself, and a pod
+//! that was deleted is gone at once.
+
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{SOON, pods, server, unique};
+
+/// A server with a node and a namespace that are one test's own.
+pub(crate) struct Cluster {
+    runtime: Runtime,
+    client: Client,
+    /// The administrator's kubeconfig.
+    admin: Value,
+    pub(crate) node: String,
+    pub(crate) namespace: String,
+}
+
+fn object<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).expect("a valid object")
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        let admin = Kubeconfig::read_from(server("KUBECONFIG")).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(client(&admin));
+        let admin = serde_json::to_value(&admin).unwrap();
+        let cluster =
+            Self { runtime, client, admin, node: unique("node"), namespace: unique("flink") };
+        cluster.add_node(&cluster.node);
+        let namespace = json!({"metadata": {"name": cluster.namespace}});
+        cluster.create(&Api::<Namespace>::all(cluster.client.clone()), namespace);
+        cluster
+    }
+
+    pub(crate) fn add_node(&self, name: &str) {
+        let node = json!({"metadata": {"name": name}});
+        self.create(&Api::<Node>::all(self.client.clone()), node);
+    }
+
+    fn create<K>(&self, api: &Api<K>, value: Value) -> K
+    where
+        K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
+    {
+        self.runtime.block_on(api.create(&PostParams::default(), &object(value))).unwrap()
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates the pod, which gets its uid from the server, on its node and running.
+    pub(crate) fn add_pod(&self, pod: &mut pods::Pod) {
+        self.create_pod(pod, true);
+        self.update_status(pod);
+    }
+
+    /// Creates the pod without a node: nobody who asks for a node's pods sees it.
+    pub(crate) fn add_unbound_pod(&self, pod: &mut pods::Pod) {
+        self.create_pod(pod, false);
+    }
+
+    fn create_pod(&self, pod: &mut pods::Pod, bound: bool) {
+        pod.namespace.clone_from(&self.namespace);
+        let mut value = pod.object();
+        value["metadata"].as_object_mut().unwrap().remove("uid");
+        if !bound {
+            value["spec"].as_object_mut().unwrap().remove("nodeName");
+        }
+        let created = self.create(&self.pods(), value);
+        pod.uid = created.metadata.uid.expect("the server gives one");
+    }
+
+    /// Puts an unbound pod on its node, as the scheduler would, and makes it run.
+    pub(crate) fn bind(&self, pod: &pods::Pod) {
+        let binding = json!({
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": pod.node},
+        });
+        let (api, post) = (self.pods(), PostParams::default());
+        let bind = api.create_subresource::<_, Value>("binding", &pod.name, &post, &binding);
+        self.runtime.block_on(bind).unwrap();
+        self.update_status(pod);
+    }
+
+    /// Says what the kubelet would about the pod's containers.
+    pub(crate) fn update_status(&self, pod: &pods::Pod) {
+        let patch = Patch::Merge(json!({"status": pod.status()}));
+        let (api, how) = (self.pods(), PatchParams::default());
+        let patch = api.patch_status(&pod.name, &how, &patch);
+        self.runtime.block_on(patch).unwrap();
+    }
+
+    pub(crate) fn set_label(&self, pod: &pods::Pod, name: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {name: value}}}));
+        let (api, how) = (self.pods(), PatchParams::default());
+        let patch = api.patch(&pod.name, &how, &patch);
+        self.runtime.block_on(patch).unwrap();
+    }
+
+    /// Deletes the pod for good.
+    pub(crate) fn delete_pod(&self, pod: &pods::Pod) {
+        let now = DeleteParams::default().grace_period(0);
+        self.runtime.block_on(self.pods().delete(&pod.name, &now)).unwrap();
+    }
+
+    /// Writes a kubeconfig whose token may get, list and watch pods and nothing else.
+    pub(crate) fn pod_reader(&self, path: &Path) {
+        let name = unique("reader");
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
+        self.create(&accounts, json!({"metadata": {"name": name}}));
+        let rules = json!([{"apiGroups": [""], "resources": ["pods"],
+                            "verbs": ["get", "list", "watch"]}]);
+        let role = json!({"metadata": {"name": name}, "rules": rules});
+        self.create(&Api::<ClusterRole>::all(self.client.clone()), role);
+        let binding = json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                        "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.namespace}],
+        });
+        self.create(&Api::<ClusterRoleBinding>::all(self.client.clone()), binding);
+        let token = self.token(&accounts, &name);
+        self.write_kubeconfig(path, &json!({"token": token}));
+        self.wait_for_permission(path);
+    }
+
+    fn token(&self, accounts: &Api<ServiceAccount>, name: &str) -> String {
+        let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() };
+        let request = TokenRequest { spec: Some(spec), ..Default::default() };
+        let post = PostParams::default();
+        let request = accounts.create_token_request(name, &post, &request);
+        let answered = self.runtime.block_on(request).unwrap();
+        answered.status.and_then(|status| status.token).expect("the server gives a token")
+    }
+
+    /// Writes a kubeconfig with the rights of a kubelet: it may list and watch the pods of `node`,
+    /// and is refused any other list of pods (the server's Node authorizer).
+    pub(crate) fn kubelet(&self, path: &Path, node: &str) {
+        let mut user = self.admin["users"][0]["user"].clone();
+        user["as"] = json!(format!("system:node:{node}"));
+        user["as-groups"] = json!(["system:nodes"]);
+        self.write_kubeconfig(path, &user);
+    }
+
+    fn write_kubeconfig(&self, path: &Path, user: &Value) {
+        let cluster = &self.admin["clusters"][0]["cluster"];
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "local", "cluster": cluster}],
+            "users": [{"name": "agent", "user": user}],
+            "contexts": [{"name": "local", "context": {"cluster": "local", "user": "agent"}}],
+            "current-context": "local",
+        });
+        std::fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
+    }
+
+    /// Rules count a moment after they were written, when the server's own watch has seen them.
+    fn wait_for_permission(&self, path: &Path) {
+        let config = Kubeconfig::read_from(path).unwrap();
+        let allowed = async {
+            let pods: Api<Pod> = Api::all(client(&config).await);
+            while pods.list(&Default::default()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let allowed = async { tokio::time::timeout(SOON, allowed).await };
+        self.runtime.block_on(allowed).expect("the role counts after a moment");
+    }
+}
+
+async fn client(kubeconfig: &Kubeconfig) -> Client {
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await.unwrap();
+    Client::try_from(config).unwrap()
+}

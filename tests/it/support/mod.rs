@@ -1,0 +1,48 @@
+//! What the tests stand on: a node's log tree, the program, and the servers.
+//!
+//! Owns no assertions of its own beyond "this worked". Helpers are synchronous: a test reads
+//! from top to bottom.
+
+pub(crate) mod captures;
+pub(crate) mod cri;
+pub(crate) mod elastic;
+pub(crate) mod fields;
+pub(crate) mod kube;
+pub(crate) mod node;
+pub(crate) mod pods;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that takes a moment on an idle machine.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// Blocks until `condition` holds; fails with `what` once `deadline` has passed.
+pub(crate) fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        pause(Duration::from_millis(50));
+    }
+}
+
+/// Gives others the processor for a while; for pacing, never for correctness.
+pub(crate) fn pause(time: Duration) {
+    thread::park_timeout(time);
+}
+
+/// A name that no other test, and no other run against the same servers, uses.
+pub(crate) fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = k8s_openapi::jiff::Timestamp::now().as_millisecond();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{now:x}-{:x}-{count}", std::process::id())
+}
+
+/// The value of a variable that `tests/with-servers` sets.
+pub(crate) fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set; run: tests/with-servers cargo test --test it")
+    })
+}

@@ -1,0 +1,294 @@
+//! One node: its log tree, the agent's files, and the program.
+//!
+//! Owns a temporary folder that goes with the value. The program's standard error is kept in a
+//! file there and shown when a test fails while the value lives.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::pods::{self, Pod};
+use super::{SOON, pause, wait_until};
+
+/// After this a run that was to end by itself is killed and the test fails.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The program under test: the one that cargo built beside the tests, or `PROGRAM_UNDER_TEST`.
+fn program() -> PathBuf {
+    std::env::var_os("PROGRAM_UNDER_TEST")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_splashdam")), PathBuf::from)
+}
+
+/// The line that `run --once` prints.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) streams: u64,
+    pub(crate) lines_read: u64,
+    pub(crate) lines_indexed: u64,
+    pub(crate) lines_refused: u64,
+    pub(crate) lines_filtered: u64,
+    pub(crate) documents_indexed: u64,
+    pub(crate) documents_refused: u64,
+    pub(crate) duplicates_answered: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_unfinished: u64,
+    pub(crate) seconds: f64,
+}
+
+/// How a run that ended by itself ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// The summary on standard output, which is one line and nothing else.
+    pub(crate) fn summary(&self) -> Summary {
+        let line = self.stdout.strip_suffix('\n').unwrap_or_default();
+        assert!(!line.contains('\n'), "more than one line on stdout: {}", self.stdout);
+        let summary: Summary = serde_json::from_str(line).unwrap_or_else(|error| {
+            panic!("{error} in {:?}; stderr: {}", self.stdout, self.stderr)
+        });
+        assert_eq!(
+            summary.lines_read,
+            summary.lines_indexed + summary.lines_refused + summary.lines_filtered,
+            "every line that was read has one outcome: {summary:?}",
+        );
+        summary
+    }
+}
+
+/// A node with an agent's files on it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    folder: TempDir,
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Node {
+    /// A node whose agent knows `pods` from a file.
+    pub(crate) fn with_pods<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+        let node = Self::bare();
+        let file = node.path("pods.json");
+        fs::write(&file, serde_json::to_vec(&pods::list(pods)).unwrap()).unwrap();
+        let source = format!("kubernetes:\n  source: file\n  file: {}\n", file.display());
+        node.configure(&source);
+        node
+    }
+
+    /// The node `name` of the cluster that `kubeconfig` leads to.
+    pub(crate) fn in_cluster(name: &str, kubeconfig: &Path) -> Self {
+        let mut node = Self::bare();
+        node.kubeconfig = Some(kubeconfig.to_owned());
+        node.configure(&format!("node_name: {name}\nkubernetes:\n  source: api\n"));
+        node
+    }
+
+    fn bare() -> Self {
+        let folder = tempfile::Builder::new().prefix("splashdam-it-").tempdir().unwrap();
+        let node = Self { folder, kubeconfig: None };
+        for name in ["pods", "pipelines", "docker"] {
+            fs::create_dir(node.path(name)).unwrap();
+        }
+        node
+    }
+
+    /// Writes the agent's settings: those that every test needs, then `more` top-level ones.
+    fn configure(&self, more: &str) {
+        let text = format!(
+            "logs:\n  root: {root}\n  docker_root: {docker}\n  rescan: 500ms\n\
+             state:\n  dir: {state}\n\
+             telemetry:\n  listen: {listen}\n\
+             pipelines: {pipelines}\n{more}",
+            root = self.root().display(),
+            docker = self.path("docker").display(),
+            state = self.state().display(),
+            listen = free_address(),
+            pipelines = self.path("pipelines").display(),
+        );
+        fs::write(self.configuration(), text).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The kubelet's tree.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.path("pods")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.path("agent.yaml")
+    }
+
+    /// Writes a pipeline file; returns its path.
+    pub(crate) fn pipeline(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path("pipelines").join(format!("{name}.yaml"));
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs the program with `arguments` to its end.
+    pub(crate) fn execute(&self, arguments: &[&str]) -> Ended {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut pipe = child.stdout.take().expect("it was asked for");
+        let reader = thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).map(|_| text)
+        });
+        let mut agent = Agent { child, stderr: self.stderr(), address: None };
+        let status = agent.wait(PATIENCE);
+        let stdout = reader.join().unwrap().unwrap();
+        Ended { code: status.code(), stdout, stderr: agent.stderr() }
+    }
+
+    /// Runs `splashdam run --once` with further arguments to its end.
+    pub(crate) fn run_once_with(&self, arguments: &[&str]) -> Ended {
+        let configuration = self.configuration();
+        let configuration = configuration.to_str().expect("temporary paths are UTF-8");
+        self.execute(&[&["run", "--config", configuration, "--once"], arguments].concat())
+    }
+
+    /// Runs `splashdam run --once`, which has to succeed.
+    pub(crate) fn run_once(&self) -> Summary {
+        let ended = self.run_once_with(&["--deadline", "2m"]);
+        assert_eq!(ended.code, Some(0), "stdout: {}\nstderr: {}", ended.stdout, ended.stderr);
+        ended.summary()
+    }
+
+    /// Starts the agent.
+    pub(crate) fn run(&self) -> Agent {
+        self.run_at(free_address())
+    }
+
+    fn run_at(&self, address: SocketAddr) -> Agent {
+        let configuration = self.configuration();
+        let child = self
+            .command(&["run", "--config", configuration.to_str().expect("UTF-8")])
+            .env("SPLASHDAM_TELEMETRY__LISTEN", address.to_string())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Agent { child, stderr: self.stderr(), address: Some(address) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let log = File::options().create(true).append(true).open(self.stderr()).unwrap();
+        let mut command = Command::new(program());
+        command.args(arguments).stdin(Stdio::null()).stderr(log);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
+        command
+    }
+
+    fn stderr(&self) -> PathBuf {
+        self.path("stderr")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = fs::read(self.stderr()).unwrap_or_default();
+            let shown = &log[log.len().saturating_sub(8 * 1024)..];
+            // printed by the test harness with the failure
+            let mut out = std::io::stderr().lock();
+            drop(writeln!(out, "--- the program's stderr\n{}", String::from_utf8_lossy(shown)));
+        }
+    }
+}
+
+/// A running program. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Child,
+    stderr: PathBuf,
+    address: Option<SocketAddr>,
+}
+
+impl Agent {
+    /// Whether `/readyz` says yes.
+    pub(crate) fn is_ready(&self) -> bool {
+        let address = self.address.expect("only `run` serves telemetry");
+        status(address, "/readyz").is_some_and(|code| code == 200)
+    }
+
+    pub(crate) fn wait_ready(&mut self) {
+        wait_until(SOON, "the agent is ready", || {
+            assert!(self.is_running(), "the agent has ended: {}", self.stderr());
+            self.is_ready()
+        });
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// SIGTERM; the exit code when it has ended.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), Signal::TERM).unwrap();
+        self.wait(SOON).code()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "still running after {deadline:?}: {}", self.stderr());
+            pause(Duration::from_millis(20));
+        }
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // it may have ended already, and then both have nothing to do
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A loopback address that nobody listens on now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// The status code of a GET, or nothing if there was no answer.
+fn status(address: SocketAddr, path: &str) -> Option<u16> {
+    let timeout = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
+    stream.set_read_timeout(Some(timeout)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
