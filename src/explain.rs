@@ -151,6 +151,8 @@ fn explain_file(
     facts: Option<Arc<PodFacts>>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
+    // Who names a file means what it leads to: docker's logs are links in the kubelet's tree.
+    let log = &std::fs::canonicalize(log)?;
     let (_, metadata) = open_regular(log)?;
     let compressed = log.extension().is_some_and(|extension| extension == "gz");
     let seen = FileSeen {

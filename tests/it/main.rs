@@ -12,6 +12,7 @@ mod documents;
 mod follow;
 mod kubernetes;
 mod layouts;
+mod outputs;
 mod refused;
 mod shutdown;
 mod support;
