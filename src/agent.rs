@@ -30,6 +30,7 @@ use crate::config::{Agent, Loaded, Pipeline};
 use crate::discover::{self, Discovery, Found, OwnPod, StreamName};
 use crate::enrich::pods_file::PodsFile;
 use crate::enrich::{self, PodStore};
+use crate::pipeline::batch::{Outcome, Told};
 use crate::pipeline::budget::Budget;
 use crate::pipeline::inbox::{Command, Event, Inbox};
 use crate::pipeline::outlet::{IN_FLIGHT_MAX, Output, Totals};
@@ -461,7 +462,15 @@ fn start_source(agent: &Agent, pods: &Arc<PodStore>) -> (Option<PodsFile>, Optio
 
 fn report_to(inboxes: &[Arc<Inbox>], pipeline: usize) -> crate::ship::Report {
     let inboxes = inboxes.to_vec();
-    Arc::new(move |outcome| inboxes[outcome.worker].tell(Event::Done { pipeline, outcome }))
+    Arc::new(move |told| {
+        let event = || Event::Told { pipeline, told };
+        match told {
+            Told::Safe(Outcome { worker, .. }) | Told::Forgotten { worker, .. } => {
+                inboxes[worker].tell(event());
+            }
+            Told::Back => inboxes.iter().for_each(|inbox| inbox.tell(event())),
+        }
+    })
 }
 
 fn start_discovery(

@@ -43,9 +43,16 @@ pub struct Entry {
     pub reached: Reached,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cuts: Vec<Cut>,
-    /// The parts that were not done, with their last known size in uncompressed bytes, so that
-    /// one that has gone is a counted loss.
+    /// The parts that were there, with their last known size in uncompressed bytes, so that one
+    /// that has gone before it was done is a counted loss, and one that was not there is noticed.
+    /// Of those that were done: how far they were read.
     pub parts: Vec<(PartId, u64)>,
+    /// The last place in the order of parts of which all before were known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed_ns: Option<i64>,
+    /// Nothing was safe yet, and what the runtime took before this time is passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins_at_ns: Option<i64>,
 }
 
 impl Entry {
@@ -153,11 +160,15 @@ mod tests {
     fn sample(count: u64) -> Checkpoint {
         (0..count)
             .map(|n| {
-                let part = PartId { first_time_ns: i64::MIN + n.cast_signed(), hash: u64::MAX - n };
+                let order_ns = i64::MIN + n.cast_signed();
+                let part = PartId { order_ns, first_time_ns: order_ns / 2, hash: u64::MAX - n };
                 let at = Position { part, offset: n };
                 let key = Key { pipeline: format!("p{n}"), stream: "ns_pod_uid/c/0".to_owned() };
                 let cuts = vec![Cut { lane: Lane::Stderr, at }];
-                (key, Entry { reached: [at, Position::START], cuts, parts: vec![(part, n)] })
+                let reached = [at, Position::START];
+                let parts = vec![(part, n)];
+                let listed_ns = (n % 2 == 1).then_some(order_ns);
+                (key, Entry { reached, cuts, parts, listed_ns, begins_at_ns: None })
             })
             .collect()
     }

@@ -10,5 +10,5 @@ pub mod ledger;
 pub mod store;
 
 pub use format::{Checkpoint, Cut, Entry, Key};
-pub use ledger::{Ledger, Reached};
+pub use ledger::{Ledger, Progress, Reached};
 pub use store::{Change, Saver, Store};

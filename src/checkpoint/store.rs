@@ -324,7 +324,9 @@ mod tests {
 
     fn put(name: &str) -> Vec<Change> {
         let key = Key { pipeline: name.to_owned(), stream: "s".to_owned() };
-        let entry = Entry { reached: [Position::START; 2], cuts: vec![], parts: vec![] };
+        let reached = [Position::START; 2];
+        let (cuts, parts) = (vec![], vec![]);
+        let entry = Entry { reached, cuts, parts, listed_ns: None, begins_at_ns: None };
         vec![Change::Put(key, Box::new(entry))]
     }
 

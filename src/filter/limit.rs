@@ -71,6 +71,11 @@ impl Throttle {
         Self { lines, per_ns, counts: BTreeMap::new(), hasher: RandomState::new() }
     }
 
+    /// Counts anew.
+    pub(super) fn forget(&mut self) {
+        self.counts.clear();
+    }
+
     /// Counts a document with this `value` at `time_ns`; whether it passes.
     pub(super) fn allows(&mut self, value: &str, time_ns: i64) -> bool {
         let window = time_ns.div_euclid(self.per_ns);

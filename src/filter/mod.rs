@@ -88,6 +88,16 @@ impl Filters {
         self.steps.is_empty()
     }
 
+    /// Forgets what was counted of documents that are going to be read again: counted twice, they
+    /// would take each other's place.
+    pub fn forget_counts(&mut self) {
+        for step in &mut self.steps {
+            if let Step::Decide(Decide::Throttle { throttle, .. }) = step {
+                throttle.forget();
+            }
+        }
+    }
+
     /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
     ///
     /// `id` is the document's `_id`, `time_ns` its runtime time in nanoseconds since the epoch.

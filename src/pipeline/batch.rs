@@ -52,6 +52,18 @@ pub struct Batch {
     pub permit: Permit,
 }
 
+/// What an output tells of the batches that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Every item of a batch is safe.
+    Safe(Outcome),
+    /// The output is dead: this batch and all that its worker sent after it were let go of, and are
+    /// to be read again once it is [back](Self::Back).
+    Forgotten { worker: usize, sequence: u64 },
+    /// An output that had forgotten batches takes some again; for every worker.
+    Back,
+}
+
 /// What became of a batch: every item is safe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {

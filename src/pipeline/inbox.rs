@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::batch::Outcome;
+use super::batch::Told;
 use crate::discover::{FileSeen, StreamName};
 use crate::enrich::store::Change;
 
@@ -25,8 +25,8 @@ pub enum Event {
     Gone(StreamName),
     /// Everything that was there has been listed.
     Scanned { complete: bool },
-    /// Every item of a batch of this pipeline is safe.
-    Done { pipeline: usize, outcome: Outcome },
+    /// The output of this pipeline has something to tell.
+    Told { pipeline: usize, told: Told },
     /// The cut with this number is in the checkpoint, or could not be written.
     CutSaved { cut: u64, safe: bool },
 }

@@ -2,7 +2,8 @@
 //!
 //! Batches are numbered in the order in which they are sealed. At most [`IN_FLIGHT_MAX`] of them
 //! wait for their outcome; the channel to the output has room for as many, so sending never
-//! waits.
+//! waits. While the output is dead, nothing is filled or sent: what it has forgotten is read again
+//! when it is back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -98,6 +99,10 @@ pub struct Outlet {
     output: Sender<Batch>,
     sequence: u64,
     in_flight: BTreeMap<u64, InFlight>,
+    /// The output has forgotten batches and is not back yet.
+    dead: bool,
+    /// The earliest runtime time in what was forgotten, until the output is back.
+    forgotten_oldest_ns: Option<i64>,
 }
 
 impl Outlet {
@@ -130,6 +135,8 @@ impl Outlet {
             output,
             sequence: 0,
             in_flight: BTreeMap::new(),
+            dead: false,
+            forgotten_oldest_ns: None,
         }
     }
 
@@ -150,7 +157,43 @@ impl Outlet {
     }
 
     fn may_send(&self) -> bool {
-        self.in_flight.len() < IN_FLIGHT_MAX
+        !self.dead && self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// Whether the output has forgotten batches and is not back yet.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// The output takes batches again.
+    pub fn is_back(&mut self) {
+        self.dead = false;
+        self.forgotten_oldest_ns = None;
+    }
+
+    /// The output has forgotten batch `sequence` and all after it: forgets them and the open one.
+    /// Returns the streams that were in them.
+    pub fn forgotten(&mut self, sequence: u64) -> BTreeSet<StreamKey> {
+        self.dead = true;
+        if !self.in_flight.contains_key(&sequence) {
+            return BTreeSet::new();
+        }
+        self.forget_from(sequence)
+    }
+
+    /// Forgets batch `sequence`, all after it and the open one. Returns the streams that were in
+    /// them.
+    pub fn forget_from(&mut self, sequence: u64) -> BTreeSet<StreamKey> {
+        let forgotten = self.in_flight.split_off(&sequence);
+        let oldest_ns = |batch: &InFlight| batch.tally.oldest_ns;
+        let oldest = forgotten.values().filter_map(oldest_ns).chain(self.batch.tally.oldest_ns);
+        self.forgotten_oldest_ns = oldest.chain(self.forgotten_oldest_ns).min();
+        let mut streams = std::mem::take(&mut self.touched);
+        streams.extend(forgotten.into_values().flat_map(|batch| batch.streams));
+        self.batch = OpenBatch::new(self.shape, self.budget.permit(self.index), &self.spares);
+        self.spares.release();
+        self.filters.forget_counts();
+        streams
     }
 
     /// Closes the open batch and sends it on; `None` while too many are in flight.
@@ -193,7 +236,8 @@ impl Outlet {
     /// The runtime time of the oldest line that is not safe yet.
     pub fn oldest_ns(&self) -> Option<i64> {
         let in_flight = self.in_flight.values().filter_map(|batch| batch.tally.oldest_ns).min();
-        in_flight.into_iter().chain(self.batch.tally.oldest_ns).min()
+        let oldest = in_flight.into_iter().chain(self.batch.tally.oldest_ns);
+        oldest.chain(self.forgotten_oldest_ns).min()
     }
 
     fn count(&mut self, tally: Tally, outcome: &Outcome) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::form::{Form, Naming};
 use super::reader::Reader;
-use crate::checkpoint::{Checkpoint, Entry, Key, Reached};
+use crate::checkpoint::{Checkpoint, Entry, Key};
 use crate::config::agent::Start;
 use crate::config::pipeline::Target;
 use crate::config::{Agent, Pipeline};
@@ -199,38 +199,22 @@ impl StreamState {
     }
 
     fn reader(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Reader {
-        let joiner =
-            Joiner::new(pipeline.parse.multiline.is_some(), ground.agent.logs.max_line_bytes);
-        let template = self.template(pipeline, ground.agent);
-        let naming = Naming::new(&pipeline.id_scope, Arc::clone(&self.name));
-        let form = Form { template, naming };
+        let (form, joiner) = self.settings(pipeline, ground.agent);
         let key = Key { pipeline: pipeline.name.clone(), stream: self.name.to_string() };
         if let Some(entry) = ground.checkpoint.get(&key) {
-            let mut reader = Reader::new(form, joiner, entry.reached, entry.cuts.clone());
-            reader.remembered = Some(entry.clone());
-            return reader;
+            return Reader::resume(form, joiner, entry);
         }
-        let (reached, not_before_ns) = self.begins(ground);
-        let mut reader = Reader::new(form, joiner, reached, Vec::new());
-        reader.not_before_ns = not_before_ns;
-        reader.begins_late = not_before_ns.is_some();
+        let mut reader = Reader::new(form, joiner, [Position::START; 2], Vec::new());
+        reader.begin_at(begins_at_ns(ground));
         reader
     }
 
-    /// Where a reader without a checkpoint begins.
-    fn begins(&self, ground: &Ground<'_>) -> (Reached, Option<i64>) {
-        let oldest = ([Position::START; 2], None);
-        if !ground.first_start {
-            return oldest;
-        }
-        match ground.agent.logs.start {
-            Start::Oldest => oldest,
-            Start::Newest => (oldest.0, Some(ground.now_ns)),
-            Start::Since(age) => {
-                let age_ns = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-                (oldest.0, Some(ground.now_ns.saturating_sub(age_ns)))
-            }
-        }
+    /// What a reader of `pipeline` does with the lines.
+    fn settings(&self, pipeline: &Pipeline, agent: &Agent) -> (Form, Joiner) {
+        let joiner = Joiner::new(pipeline.parse.multiline.is_some(), agent.logs.max_line_bytes);
+        let template = self.template(pipeline, agent);
+        let naming = Naming::new(&pipeline.id_scope, Arc::clone(&self.name));
+        (Form { template, naming }, joiner)
     }
 
     fn template(&self, pipeline: &Pipeline, agent: &Agent) -> Template {
@@ -268,13 +252,25 @@ impl StreamState {
         self.places.iter().filter_map(needs).min()
     }
 
-    /// The earliest position from which a reader has not read yet.
-    pub fn read_to(&self) -> Option<Position> {
-        let read = |place: &Place| match place {
-            Place::Reading(reading) => Some(reading.reader.cursor()),
-            Place::Undecided | Place::Left(_) => None,
-        };
-        self.places.iter().filter_map(read).min()
+    /// The bytes of `part`, which ended at `end`, can't be had any more; returns how many the
+    /// reader that is furthest behind has not read.
+    pub fn lose(&mut self, part: PartId, end: u64) -> u64 {
+        let readings = self.places.iter_mut().filter_map(Place::reading);
+        readings.map(|reading| reading.reader.lose(part, end)).max().unwrap_or(0)
+    }
+
+    /// Lets the parts that the checkpoint knows keep their order.
+    pub fn remember(&mut self, pipelines: &[Arc<Pipeline>], checkpoint: &Checkpoint) {
+        let stream = self.name.to_string();
+        for pipeline in pipelines {
+            let key = Key { pipeline: pipeline.name.clone(), stream: stream.clone() };
+            if let Some(entry) = checkpoint.get(&key) {
+                let reached = entry.reached.iter().map(|reached| reached.part);
+                let parts = entry.parts.iter().map(|(part, _)| *part).chain(reached);
+                let parts = parts.filter(|part| *part != PartId::FIRST);
+                self.tail.remember(parts, entry.listed_ns);
+            }
+        }
     }
 
     /// Bytes of open records.
@@ -300,12 +296,36 @@ impl StreamState {
     /// What the checkpoint is to remember of a reader.
     pub fn entry(&self, reader: &Reader) -> Entry {
         let reached = reader.ledger.acknowledged();
-        let from = reached[0].min(reached[1]);
-        let parts = self.tail.parts().iter().filter(|part| part.id >= from.part);
-        let sized = |part: &tail::Part| -> (PartId, u64) { (part.id, part.end().unwrap_or(0)) };
+        let from = reached[0].min(reached[1]).part;
+        let sized = |part: &tail::Part| -> (PartId, u64) {
+            let done = reader.left(part.id).filter(|_| part.id < from);
+            (part.id, done.or_else(|| part.end()).unwrap_or(0))
+        };
         let mut cuts = reader.cuts.clone();
         cuts.extend(reader.asked.iter().flat_map(|asked| asked.cuts.iter().copied()));
-        Entry { reached, cuts, parts: parts.map(sized).collect() }
+        let mut parts: Vec<_> = self.tail.parts().iter().map(sized).collect();
+        // What was remembered and not found yet.
+        let before = reader.remembered.iter().flat_map(|entry| &entry.parts);
+        let missing: Vec<_> = before
+            .filter(|(before, _)| !parts.iter().any(|(part, _)| part.is(*before)))
+            .copied()
+            .collect();
+        parts.extend(missing);
+        let (begins_at_ns, listed_ns) = (reader.begins_at_ns(), self.tail.listed_ns());
+        Entry { reached, cuts, parts, listed_ns, begins_at_ns }
+    }
+}
+
+/// From which runtime time on a reader without a checkpoint takes lines.
+fn begins_at_ns(ground: &Ground<'_>) -> Option<i64> {
+    match ground.agent.logs.start {
+        _ if !ground.first_start => None,
+        Start::Oldest => None,
+        Start::Newest => Some(ground.now_ns),
+        Start::Since(age) => {
+            let age_ns = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+            Some(ground.now_ns.saturating_sub(age_ns))
+        }
     }
 }
 

@@ -5,11 +5,14 @@
 //! has no room: the next turn begins with that line. Nothing is kept of a line that was not used,
 //! its file is the buffer.
 //!
-//! Guarantees: every line is taken exactly once in the order of its lane; a position that is
-//! reported as reached has no open record before it. Does not seal batches, wait, or watch files.
+//! Guarantees: every line is taken exactly once in the order of its lane, unless the reader was told
+//! to go back; a position that is reported as reached has no open record before it; bytes gone
+//! through = acknowledged + in flight + lost ([`Reader::accounts`]). Does not seal batches, wait, or
+//! watch files.
 
 mod long_line;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use self::long_line::LongLine;
 use super::form::Form;
 use super::open::OpenBatch;
-use crate::checkpoint::{Cut, Entry, Ledger, Reached};
+use crate::checkpoint::{Cut, Entry, Ledger, Progress, Reached};
 use crate::config::agent::LineFormat;
 use crate::discover::{PartKind, StreamName};
 use crate::document::splice::Scratch;
@@ -91,6 +94,32 @@ pub struct Asked {
     pub cuts: Vec<Cut>,
 }
 
+/// Where the raw bytes are that a reader has gone through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Accounts {
+    pub read: u64,
+    pub acknowledged: u64,
+    /// In batches that are open or not answered, open records included.
+    pub in_flight: u64,
+    pub lost: u64,
+}
+
+impl Accounts {
+    /// Bytes of which nobody knows what became; 0 unless the agent is wrong.
+    pub fn unaccounted(self) -> u64 {
+        self.read.abs_diff(self.acknowledged + self.in_flight + self.lost)
+    }
+}
+
+impl std::ops::AddAssign for Accounts {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.acknowledged += other.acknowledged;
+        self.in_flight += other.in_flight;
+        self.lost += other.lost;
+    }
+}
+
 /// One pipeline's place in one stream.
 #[derive(Debug)]
 pub struct Reader {
@@ -100,10 +129,10 @@ pub struct Reader {
     pub cuts: Vec<Cut>,
     /// Cuts that are on their way to the checkpoint; nothing is read until they are made.
     pub asked: Option<Asked>,
-    /// Lines that the runtime took earlier are passed over.
-    pub not_before_ns: Option<i64>,
-    /// It did not begin with the oldest line, which only its first acknowledged range can tell.
-    pub begins_late: bool,
+    /// Until the first line that the runtime took at or after this time, lines are passed over.
+    begins_at_ns: Option<i64>,
+    /// The same, until that line was seen.
+    not_before_ns: Option<i64>,
     /// What the checkpoint said, until it was compared with the parts that are there.
     pub remembered: Option<Entry>,
     /// The stream has ended and all of it was taken.
@@ -114,7 +143,19 @@ pub struct Reader {
     safe: Reached,
     /// Up to where raw bytes are counted as read.
     counted_to: Position,
+    /// Parts that were left behind, and where.
+    left: BTreeMap<PartId, u64>,
+    /// Raw bytes that were gone through, less those that are to be gone through again.
+    read_bytes: u64,
+    /// Those of them that are in no sealed batch.
+    unsealed_bytes: u64,
+    lost_bytes: u64,
+    /// Bytes of parts that were given up after they were read, and should have been read again,
+    /// since they were last taken from here.
+    pub missed_bytes: u64,
     source: Option<(PartId, Source)>,
+    /// The file was seen to be the part since all of it was taken last.
+    sure: bool,
     long_line: Option<LongLine>,
     /// The compressed part that was found damaged last.
     damaged: Option<PartId>,
@@ -131,19 +172,60 @@ impl Reader {
             ledger: Ledger::new(reached),
             cuts,
             asked: None,
+            begins_at_ns: None,
             not_before_ns: None,
-            begins_late: false,
             remembered: None,
             complete: false,
             joiner,
             cursor,
             safe: reached,
             counted_to: cursor,
+            left: BTreeMap::new(),
+            read_bytes: 0,
+            unsealed_bytes: 0,
+            lost_bytes: 0,
+            missed_bytes: 0,
             source: None,
+            sure: false,
             long_line: None,
             damaged: None,
             damaged_bytes: 0,
         }
+    }
+
+    /// Takes up what an earlier process remembered.
+    pub fn resume(form: Form, joiner: Joiner, entry: &Entry) -> Self {
+        let mut reader = Self::new(form, joiner, entry.reached, entry.cuts.clone());
+        let reader_at = reader.cursor.part;
+        reader.left = entry.parts.iter().copied().filter(|(part, _)| *part < reader_at).collect();
+        reader.remembered = Some(entry.clone());
+        reader.begin_at(entry.begins_at_ns);
+        reader
+    }
+
+    /// The same place under other settings: what is not acknowledged is read again.
+    pub fn renew(mut self, form: Form, joiner: Joiner) -> Self {
+        self.forget_from(0);
+        let mut renewed =
+            Self::new(form, joiner, self.ledger.acknowledged(), std::mem::take(&mut self.cuts));
+        renewed.counted_to = self.counted_to;
+        renewed.left = self.left;
+        renewed.remembered = self.remembered;
+        renewed.begin_at(self.begins_at_ns);
+        renewed
+    }
+
+    /// Passes over what the runtime took before `time_ns`, unless something was read already.
+    pub fn begin_at(&mut self, time_ns: Option<i64>) {
+        if self.safe == [Position::START; 2] {
+            self.begins_at_ns = time_ns;
+            self.not_before_ns = time_ns;
+        }
+    }
+
+    /// See [`Self::begin_at`]; for as long as nothing else tells where it began.
+    pub fn begins_at_ns(&self) -> Option<i64> {
+        self.begins_at_ns.filter(|_| self.ledger.acknowledged() == [Position::START; 2])
     }
 
     /// Where the next raw line begins.
@@ -189,6 +271,103 @@ impl Reader {
         self.cursor = reached[0].min(reached[1]);
         self.source = None;
         self.long_line = None;
+    }
+
+    /// Enters what was gone through since the batch before into the ledger. `false` is a fault of
+    /// the agent.
+    pub fn sealed(&mut self, batch: u64) -> bool {
+        let progress = Progress { reached: self.reached(), read_to: self.counted_to };
+        self.ledger.push(batch, progress, std::mem::take(&mut self.unsealed_bytes))
+    }
+
+    /// Goes back to where batch `batch` of this pipeline began: it and what follows are to be read
+    /// again.
+    pub fn forget_from(&mut self, batch: u64) {
+        let before = self.ledger.in_flight_bytes();
+        self.ledger.forget_from(batch);
+        let dropped = before - self.ledger.in_flight_bytes();
+        self.take_up(self.ledger.last(), dropped);
+    }
+
+    /// Goes back to `place`, which lies before all that was read: whatever comes after is read
+    /// again, and answered as a duplicate where it was safe already.
+    pub fn go_back(&mut self, place: Position) {
+        let dropped = self.ledger.in_flight_bytes() + self.ledger.acknowledged_bytes();
+        self.ledger = Ledger::new([place; 2]);
+        self.take_up(Progress::resumed([place; 2]), dropped);
+    }
+
+    fn take_up(&mut self, from: Progress, dropped_bytes: u64) {
+        self.left.insert(self.counted_to.part, self.counted_to.offset);
+        self.read_bytes -= dropped_bytes + std::mem::take(&mut self.unsealed_bytes);
+        self.asked = None;
+        self.joiner.forget();
+        self.safe = from.reached;
+        self.cursor = from.reached[0].min(from.reached[1]);
+        self.counted_to = from.read_to;
+        self.source = None;
+        self.long_line = None;
+        self.complete = false;
+        if from.reached == [Position::START; 2] {
+            self.not_before_ns = self.begins_at_ns;
+        }
+    }
+
+    /// Where a part stands before this reader's place that was not read, or has grown since: it was
+    /// found late, or its writer was.
+    pub fn overlooked(&mut self, stream: &tail::Stream) -> Option<Position> {
+        let here = self.cursor.part;
+        let parts = stream.parts();
+        let is_there = |id: &PartId| parts.binary_search_by_key(id, |part| part.id).is_ok();
+        self.left.retain(|id, _| *id >= here || is_there(id) || !stream.is_complete());
+        let before = parts.iter().take_while(|part| part.id < here);
+        let readable = before.filter(|part| part.is_open() || !part.unlinked);
+        readable.filter_map(|part| self.overlooked_in(part)).next()
+    }
+
+    fn overlooked_in(&self, part: &tail::Part) -> Option<Position> {
+        let from = match self.left.get(&part.id) {
+            None => 0,
+            Some(left) if part.kind != PartKind::Gzip && part.end() > Some(*left) => *left,
+            Some(_) => return None,
+        };
+        Some(at(part.id, from))
+    }
+
+    /// Where it left `part`, if it did.
+    pub fn left(&self, part: PartId) -> Option<u64> {
+        self.left.get(&part).copied().filter(|_| part < self.cursor.part)
+    }
+
+    /// The bytes of `part`, which ended at `end`, can't be had any more; returns how many of them
+    /// were not read.
+    pub fn lose(&mut self, part: PartId, end: u64) -> u64 {
+        let from = match self.cursor.part.cmp(&part) {
+            std::cmp::Ordering::Greater => return 0,
+            std::cmp::Ordering::Equal => self.cursor.offset,
+            std::cmp::Ordering::Less => 0,
+        };
+        // What was read of it is lost too if it is to be read again.
+        self.left.insert(part, from);
+        let lost = end.saturating_sub(from);
+        self.note_lost(lost);
+        lost
+    }
+
+    /// Bytes were lost that it should have gone through.
+    pub fn note_lost(&mut self, bytes: u64) {
+        self.lost_bytes += bytes;
+        self.read_bytes += bytes;
+    }
+
+    /// Where the bytes are that were gone through since this reader began.
+    pub fn accounts(&self) -> Accounts {
+        Accounts {
+            read: self.read_bytes,
+            acknowledged: self.ledger.acknowledged_bytes(),
+            in_flight: self.ledger.in_flight_bytes() + self.unsealed_bytes,
+            lost: self.lost_bytes,
+        }
     }
 
     /// Records that wait for nothing but a next line since `quiet_ns` of the wall clock.
@@ -239,7 +418,9 @@ impl Reader {
     /// Reads and takes what one chunk holds.
     pub fn turn(&mut self, desk: &mut Desk<'_>) -> Turn {
         let unpacks = self.unpacks();
-        match self.step(desk) {
+        let stepped = self.step(desk);
+        self.sure = matches!(stepped, Ok(Turn::More));
+        match stepped {
             Ok(Turn::End) => {
                 if self.unpacks() {
                     // Others wait for a decompressor.
@@ -267,7 +448,9 @@ impl Reader {
             self.damaged = Some(part);
             let consumed = self.source.as_ref().map_or(0, |(_, source)| source.consumed_bytes());
             let whole = desk.stream.part_mut(part).map_or(0, |part| part.disk_bytes());
-            self.damaged_bytes += whole.saturating_sub(consumed).max(1);
+            let lost = whole.saturating_sub(consumed).max(1);
+            self.damaged_bytes += lost;
+            self.note_lost(lost);
             tracing::error!(
                 stream = %desk.name, offset = self.cursor.offset, cause = %error,
                 "a compressed log file is damaged; what follows in it is lost"
@@ -303,9 +486,22 @@ impl Reader {
         let chunk = &mut buffer[from..from + CHUNK_BYTES];
         let source = &mut self.source.as_mut().expect("opened above").1;
         let read = source.read_at(self.cursor.offset, chunk);
-        let turn = read.and_then(|read| self.take(part, format, &chunk[..read], desk));
+        let turn = read.and_then(|read| match self.is_sure(part, desk)? {
+            true => self.take(part, format, &chunk[..read], desk),
+            false => Ok(Turn::Changed),
+        });
         *desk.buffer = buffer;
         turn
+    }
+
+    /// Whether what was just read is of `part`, and not of what was written after it was emptied.
+    fn is_sure(&mut self, part: PartId, desk: &mut Desk<'_>) -> io::Result<bool> {
+        if self.sure || self.unpacks() {
+            return Ok(true);
+        }
+        let part = desk.stream.part_mut(part).expect("located above");
+        self.sure = part.still_begins(self.cursor.offset)?;
+        Ok(self.sure)
     }
 
     /// The part to read from; moves the cursor over parts that are gone. While some part may not
@@ -318,9 +514,28 @@ impl Reader {
         }
         let part = part.ok_or(Turn::End)?;
         if !is_there {
+            self.pass_over_gone(part.id);
             self.go_to(part.id);
         }
+        if self.cursor.offset < part.readable_from {
+            self.cursor.offset = part.readable_from;
+            self.counted_to = self.counted_to.max(self.cursor);
+            self.source = None;
+        }
         Ok((part.id, part.format))
+    }
+
+    /// Counts what can't be read again of parts between the cursor and `next`.
+    fn pass_over_gone(&mut self, next: PartId) {
+        let here = self.cursor;
+        let gone = self.left.range(here.part..next);
+        let lost = gone.map(|(part, end)| {
+            end.saturating_sub(if *part == here.part { here.offset } else { 0 })
+        });
+        let lost = lost.sum();
+        self.left.retain(|part, _| *part < here.part || *part >= next);
+        self.missed_bytes += lost;
+        self.note_lost(lost);
     }
 
     /// Whether a compressed part, which never grows, was read to its end already.
@@ -337,14 +552,18 @@ impl Reader {
 
     /// Makes sure of a source for `part`; `false` when no decompressor is to be had.
     fn open(&mut self, part: PartId, desk: &mut Desk<'_>) -> io::Result<bool> {
-        if self.source.as_ref().is_some_and(|(open, _)| *open == part) {
+        let part = desk.stream.part_mut(part).expect("located above");
+        if let Some((open, source)) = &self.source
+            && *open == part.id
+            && part.is_read_by(source)
+        {
             return Ok(true);
         }
-        let part = desk.stream.part_mut(part).expect("located above");
         if part.kind == PartKind::Gzip && !desk.may_unpack {
             return Ok(false);
         }
         self.source = Some((part.id, part.source()?));
+        self.sure = false;
         Ok(true)
     }
 
@@ -505,6 +724,7 @@ impl Reader {
     /// Goes on to the part after `part`, or ends the stream.
     fn leave(&mut self, part: PartId, desk: &mut Desk<'_>) -> Turn {
         if let Some(next) = desk.stream.after(part) {
+            self.left.insert(part, self.cursor.offset);
             self.go_to(next.id);
             return Turn::More;
         }
@@ -522,7 +742,10 @@ impl Reader {
         if self.cursor > self.counted_to {
             let same_part = self.cursor.part == self.counted_to.part;
             let from = if same_part { self.counted_to.offset } else { 0 };
-            desk.batch.tally.raw_bytes += self.cursor.offset - from;
+            let bytes = self.cursor.offset - from;
+            desk.batch.tally.raw_bytes += bytes;
+            self.read_bytes += bytes;
+            self.unsealed_bytes += bytes;
             self.counted_to = self.cursor;
         }
     }

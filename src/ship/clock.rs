@@ -24,6 +24,15 @@ impl Clock {
         }
     }
 
+    /// Waits until it is `time`, without moving a clock that others move. Cancel safe.
+    pub(super) async fn reach(&self, time: Instant) {
+        match self {
+            Self::System => tokio::time::sleep_until(time).await,
+            #[cfg(test)]
+            Self::Virtual(clock) => clock.reach(time).await,
+        }
+    }
+
     /// Waits for `wait`. Cancel safe.
     pub(super) async fn sleep(&self, wait: Duration) {
         match self {
@@ -40,12 +49,17 @@ impl Clock {
 pub(super) struct VirtualClock {
     start: Instant,
     waits: std::sync::Mutex<Vec<Duration>>,
+    moved: tokio::sync::Notify,
 }
 
 #[cfg(test)]
 impl VirtualClock {
     pub(super) fn new() -> Self {
-        Self { start: Instant::now(), waits: std::sync::Mutex::default() }
+        Self {
+            start: Instant::now(),
+            waits: std::sync::Mutex::default(),
+            moved: tokio::sync::Notify::new(),
+        }
     }
 
     /// Every wait so far, in the order in which they began.
@@ -59,6 +73,20 @@ impl VirtualClock {
 
     async fn sleep(&self, wait: Duration) {
         self.waits.lock().expect("no test panics with the lock held").push(wait);
+        self.moved.notify_waiters();
         tokio::task::yield_now().await;
+    }
+
+    /// Waits until other waits have moved the clock on to `time`.
+    async fn reach(&self, time: Instant) {
+        let mut moved = std::pin::pin!(self.moved.notified());
+        loop {
+            moved.as_mut().enable();
+            if self.now() >= time {
+                return;
+            }
+            moved.as_mut().await;
+            moved.set(self.moved.notified());
+        }
     }
 }

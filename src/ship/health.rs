@@ -140,6 +140,7 @@ pub(super) enum Said {
     Trouble(Cause),
     Recovered,
     Refused,
+    Dead,
 }
 
 impl Default for Health {

@@ -9,6 +9,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,11 +17,14 @@ use tokio::sync::mpsc::Receiver;
 
 use super::append::Appender;
 use super::client::chain;
+use super::clock::Clock;
 use super::health::{Health, Said};
+use super::patience::{Patience, impatient};
 use super::response::Cause;
 use super::retry::Backoff;
 use super::{Given, Report};
-use crate::pipeline::batch::{Batch, Outcome};
+use crate::pipeline::batch::{Batch, Outcome, Told};
+use crate::telemetry::metrics::count_forgotten_batch;
 
 /// Where lines are written.
 pub(super) enum Sink {
@@ -76,29 +80,59 @@ pub(super) async fn run(
     Given { clock, seed, .. }: Given,
 ) {
     health.answered();
-    let mut backoff = Backoff::new(seed);
+    let mut patience = Patience::default();
     while let Some(batch) = batches.recv().await {
-        let mut done = 0;
-        loop {
-            let written;
-            (sink, done, written) = write_aside(sink, batch.body.clone(), done).await;
-            let Err(error) = written else {
-                break;
-            };
-            health.troubled(Cause::WriteFailed);
-            if health.may_say(Said::Trouble(Cause::WriteFailed), clock.now()) {
-                let detail = chain(&error);
-                tracing::error!(pipeline, detail, "cannot write the output, trying again");
+        patience.given(clock.now());
+        let lines = batch.body.clone();
+        let mut writing = pin!(write_all(&pipeline, sink, lines, &health, &clock, seed));
+        sink = loop {
+            tokio::select! {
+                sink = &mut writing => break sink,
+                () = impatient(&clock, patience.ends()) => patience.ended(),
+                Some(batch) = batches.recv(), if patience.is_dead() => {
+                    let (worker, sequence) = (batch.worker, batch.sequence);
+                    drop(batch);
+                    count_forgotten_batch(&pipeline);
+                    report(Told::Forgotten { worker, sequence });
+                }
             }
-            clock.sleep(backoff.next_wait(None)).await;
-        }
-        backoff.reset();
+        };
         health.recovered();
         let outcome = all_written(&batch);
         // The permit is given back first: whoever hears of the outcome may use it.
         drop(batch);
         health.acknowledged(clock.now());
-        report(outcome);
+        let is_back = patience.acknowledged(clock.now(), false);
+        report(Told::Safe(outcome));
+        if is_back {
+            report(Told::Back);
+        }
+    }
+}
+
+/// Writes `lines`, however often that takes.
+async fn write_all(
+    pipeline: &str,
+    mut sink: Sink,
+    lines: Bytes,
+    health: &Health,
+    clock: &Clock,
+    seed: u64,
+) -> Sink {
+    let mut backoff = Backoff::new(seed);
+    let mut done = 0;
+    loop {
+        let written;
+        (sink, done, written) = write_aside(sink, lines.clone(), done).await;
+        let Err(error) = written else {
+            return sink;
+        };
+        health.troubled(Cause::WriteFailed);
+        if health.may_say(Said::Trouble(Cause::WriteFailed), clock.now()) {
+            let detail = chain(&error);
+            tracing::error!(pipeline, detail, "cannot write the output, trying again");
+        }
+        clock.sleep(backoff.next_wait(None)).await;
     }
 }
 

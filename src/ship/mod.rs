@@ -3,13 +3,15 @@
 //! Owns the way of a batch from the channel of its pipeline to its [`Outcome`]. Guarantees:
 //! an outcome is reported when, and only when, every item of the batch is safe; nothing is ever
 //! dropped, whatever the output does; at most two requests are in flight for each output, one
-//! after trouble. What a person has to mend (credentials, a closed index, a full dead-letter
+//! after trouble. An output that acknowledges nothing for [`patience::PATIENCE`] is dead: it keeps
+//! the oldest batch as a probe and forgets the others, which are read again when it is back. What a person has to mend (credentials, a closed index, a full dead-letter
 //! file) pauses the output: it is tried again all the same, at most every 30 s, and
 //! [`Health`] says why. Does not read files, decide on checkpoints or know other pipelines.
 //!
 //! - `client.rs` is the only file that opens sockets to Elasticsearch.
 //! - `response.rs` (what an answer means) and `retry.rs` (when to send again) decide, purely.
-//! - `delivery.rs` drives one batch, with `bulk.rs` to take its body apart.
+//! - `delivery.rs` drives one batch, with `bulk.rs` to take its body apart; `queue.rs` those of an
+//!   output, `patience.rs` decides when it is dead.
 //! - `dead_letter.rs` and `local.rs` write to this machine's disk, both through `append.rs`.
 //!
 //! For operators: `splashdam_bulk_requests_total{pipeline,result}` counts every request by how
@@ -25,6 +27,8 @@ mod dead_letter;
 mod delivery;
 mod health;
 mod local;
+mod patience;
+mod queue;
 mod response;
 mod retry;
 
@@ -39,11 +43,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc::Receiver;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::config::pipeline::{Elasticsearch, Target};
-use crate::pipeline::batch::{Batch, Outcome};
+use crate::pipeline::batch::{Batch, Told};
 use client::{Client, Timeouts};
 use clock::Clock;
 use dead_letter::DeadLetters;
@@ -52,8 +56,8 @@ pub use health::{BulkResult, Health, State};
 use local::Sink;
 pub use response::Cause;
 
-/// Called with each outcome on the runtime's thread; must not block.
-pub type Report = Arc<dyn Fn(Outcome) + Send + Sync>;
+/// Called with what there is to tell on the runtime's thread; must not block.
+pub type Report = Arc<dyn Fn(Told) + Send + Sync>;
 
 /// Ships the batches of one pipeline.
 #[derive(Debug)]
@@ -83,7 +87,7 @@ impl Shipper {
         let sink = match &pipeline.output.target {
             Target::Elasticsearch(elasticsearch) => {
                 let output = output(name, elasticsearch, state_dir, health, given)?;
-                return Ok(tokio::spawn(run(Arc::new(output), batches, report, seed)));
+                return Ok(tokio::spawn(queue::run(Arc::new(output), batches, report, seed)));
             }
             Target::Stdout => Sink::stdout(),
             Target::File(path) => Sink::file(path.clone()),
@@ -118,41 +122,4 @@ fn output(
         clock,
         pace: Mutex::new(Pace::new()),
     })
-}
-
-/// Delivers every batch until `batches` is closed. Cancel safe: dropping it ends its tasks.
-async fn run(output: Arc<Output>, mut batches: Receiver<Batch>, report: Report, seed: u64) {
-    let mut probe = JoinSet::new();
-    let prober = Arc::clone(&output);
-    probe.spawn(async move { prober.probe(seed).await });
-    let mut deliveries = JoinSet::new();
-    let mut open = true;
-    let mut next_seed = seed;
-    while open || !deliveries.is_empty() {
-        let has_room = deliveries.len() < output.pace().concurrency.limit();
-        tokio::select! {
-            // Both branches only take from a queue, so that the one not taken loses nothing.
-            batch = batches.recv(), if open && has_room => {
-                let Some(batch) = batch else {
-                    open = false;
-                    continue;
-                };
-                next_seed = next_seed.wrapping_add(1);
-                let output = Arc::clone(&output);
-                deliveries.spawn(async move { delivery::deliver(&output, batch, next_seed).await });
-            }
-            Some(done) = deliveries.join_next() => match done {
-                Ok(outcome) => {
-                    output.health.acknowledged(output.clock.now());
-                    report(outcome);
-                }
-                Err(error) => {
-                    // Nothing aborts a delivery but the end of this task.
-                    if let Ok(panic) = error.try_into_panic() {
-                        std::panic::resume_unwind(panic);
-                    }
-                }
-            },
-        }
-    }
 }

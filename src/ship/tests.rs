@@ -20,7 +20,7 @@ use super::peer::{CONFLICT, Peer, Scripted, status};
 use super::*;
 use crate::config::pipeline::{Auth, Compression, IndexName, Refused, Secret, Tls, Verify};
 use crate::discover::StreamName;
-use crate::pipeline::batch::{Framing, Item};
+use crate::pipeline::batch::{Framing, Item, Outcome};
 use crate::pipeline::budget::Budget;
 
 const OK: &str = r#"{"status":201}"#;
@@ -104,9 +104,39 @@ impl Bench {
         let output = super::output("flink".into(), output, self.state.path(), health, self.given())
             .expect("an output");
         let (queue, report, outcomes) = channel(batches);
-        within(run(Arc::new(output), queue, report, 0)).await;
+        within(queue::run(Arc::new(output), queue, report, 0)).await;
         assert_eq!(self.budget.held_bytes(), 0);
         Arc::into_inner(outcomes).expect("all is done").into_inner().expect("unlocked")
+    }
+
+    /// Ships `batches`, and `later` once a dead output is back; all that was told.
+    async fn told(
+        &self,
+        output: &Elasticsearch,
+        batches: Vec<Batch>,
+        later: Vec<Batch>,
+    ) -> Vec<Told> {
+        let health = Arc::clone(&self.health);
+        let output = super::output("flink".into(), output, self.state.path(), health, self.given())
+            .expect("an output");
+        let (sender, queue) = mpsc::channel(batches.len() + later.len());
+        for batch in batches {
+            sender.try_send(batch).expect("there is room");
+        }
+        let waiting = Mutex::new(Some((sender, later)));
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&all);
+        let report: Report = Arc::new(move |told| {
+            heard.lock().expect("unlocked").push(told);
+            if told == Told::Back
+                && let Some((sender, later)) = waiting.lock().expect("unlocked").take()
+            {
+                later.into_iter().for_each(|batch| sender.try_send(batch).expect("there is room"));
+            }
+        });
+        within(queue::run(Arc::new(output), queue, report, 0)).await;
+        assert_eq!(self.budget.held_bytes(), 0);
+        Arc::into_inner(all).expect("all is done").into_inner().expect("unlocked")
     }
 
     /// Ships one batch of `documents`.
@@ -137,7 +167,11 @@ fn channel(batches: Vec<Batch>) -> (mpsc::Receiver<Batch>, Report, Outcomes) {
     }
     let outcomes = Outcomes::default();
     let heard = Arc::clone(&outcomes);
-    let report: Report = Arc::new(move |outcome| heard.lock().expect("unlocked").push(outcome));
+    let report: Report = Arc::new(move |told| {
+        if let Told::Safe(outcome) = told {
+            heard.lock().expect("unlocked").push(outcome);
+        }
+    });
     (receiver, report, outcomes)
 }
 
@@ -481,12 +515,56 @@ async fn a_closed_index_is_waited_for_and_refused_after_a_while() {
     let bench = Bench::new();
     let output = Elasticsearch { refused_after: hour, ..elasticsearch(&[&peer.url]) };
     let batches = vec![bench.batch(&["1"]), bench.batch(&["2"])];
-    let outcomes = bench.ship(&output, batches).await;
-    assert_eq!(documents(&outcomes[0]), (0, 0, 1));
-    assert_eq!(documents(&outcomes[1]), (0, 0, 1), "the second does not wait another hour");
+    let told = bench.told(&output, batches, vec![bench.batch(&["2"])]).await;
+    // The first is the probe of a dead output; the second is sent again when it is back.
+    assert!(matches!(told[0], Told::Forgotten { .. }), "{told:?}");
+    let Told::Safe(first) = told[1] else { panic!("{told:?}") };
+    assert_eq!(documents(&first), (0, 0, 1));
+    assert_eq!(told[2], Told::Back);
+    let Told::Safe(second) = told[3] else { panic!("{told:?}") };
+    assert_eq!(documents(&second), (0, 0, 1), "the second does not wait another hour");
     let waited: Duration = bench.clock.waits().iter().sum();
     assert!(waited >= hour && waited < hour + Duration::from_secs(60), "{waited:?}");
     assert_eq!(bench.dead_letters()[0]["reason"], "index_closed");
+}
+
+/// The budget is free again but for one probe, and everything is asked for again when it is back.
+#[tokio::test]
+async fn a_dead_output_keeps_a_probe_and_forgets_the_rest() {
+    let dead = || vec![status(503); 14];
+    check_dead(dead(), &[], &[11, 12, 13], &[10, 14]).await;
+    // Two are in flight after a success.
+    let first = || Scripted::Commit;
+    let after_a_success = std::iter::once(first()).chain(dead()).collect();
+    check_dead(after_a_success, &[10], &[12, 13], &[11, 14]).await;
+}
+
+/// Batches 10 to 13 are sent, and 14 once the output is back.
+async fn check_dead(script: Vec<Scripted>, before: &[u64], forgotten: &[u64], after: &[u64]) {
+    let peer = Peer::start(script).await;
+    let bench = Bench::new();
+    let batch = |sequence| Batch { sequence, ..bench.batch(&["1", "2"]) };
+    let batches = (10..14).map(batch).collect();
+    let told = bench.told(&elasticsearch(&[&peer.url]), batches, vec![batch(14)]).await;
+    let safe = |told: &[Told]| -> Vec<u64> {
+        let sequence = |told: &Told| match told {
+            Told::Safe(outcome) => Some(outcome.sequence),
+            Told::Forgotten { .. } | Told::Back => None,
+        };
+        told.iter().filter_map(sequence).collect()
+    };
+    let dropped = |told: &Told| match told {
+        Told::Forgotten { worker: 3, sequence } => Some(*sequence),
+        _ => None,
+    };
+    let first = told.iter().position(|told| dropped(told).is_some()).expect("it is dead");
+    assert_eq!(safe(&told[..first]), before);
+    assert_eq!(safe(&told[first..]), after);
+    let mut all: Vec<u64> = told.iter().filter_map(dropped).collect();
+    all.sort_unstable();
+    assert_eq!(all, forgotten);
+    let back = told.iter().position(|told| *told == Told::Back).expect("it is back");
+    assert_eq!(safe(&told[..back]).last(), Some(&after[0]), "the probe brings it back");
 }
 
 #[tokio::test]
@@ -644,7 +722,7 @@ async fn a_shipper_that_is_dropped_has_reported_nothing_that_is_not_safe() {
         .expect("an output");
     let batches = vec![bench.batch(&["1"]), bench.batch(&["2"]), bench.batch(&["3"])];
     let (queue, report, outcomes) = channel(batches);
-    let task = tokio::spawn(run(Arc::new(output), queue, report, 0));
+    let task = tokio::spawn(queue::run(Arc::new(output), queue, report, 0));
     within(async {
         while peer.seen().len() < 3 || outcomes.lock().expect("unlocked").len() < 2 {
             tokio::task::yield_now().await;

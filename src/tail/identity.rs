@@ -38,7 +38,7 @@ pub fn identify(head: &[u8], ended: bool) -> Option<PartId> {
     let first = complete.split(|byte| *byte == b'\n').next().unwrap_or(complete);
     let digest = Sha256::digest(first);
     let hash = u64::from_be_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"));
-    Some(PartId { first_time_ns, hash })
+    Some(PartId::born(first_time_ns, hash))
 }
 
 /// The framing of a file that begins with `head`.

@@ -12,6 +12,7 @@ pub mod file;
 pub mod identity;
 pub mod position;
 pub mod source;
+pub mod spool;
 pub mod stream;
 
 pub use position::{PartId, Position};

@@ -35,6 +35,14 @@ impl Source {
         }
     }
 
+    /// The handle that it reads through.
+    pub fn file(&self) -> &Rc<File> {
+        match self {
+            Self::Plain(file) => file,
+            Self::Gzip(gzip) => &gzip.file,
+        }
+    }
+
     /// Says that `unused`, which begins at `offset`, was read but not used: the next read begins
     /// there.
     pub fn unread(&mut self, offset: u64, unused: &[u8]) {
@@ -148,6 +156,21 @@ impl GzipSource {
         }
         Ok(())
     }
+}
+
+/// How long the last member of a gzip file says that it is, uncompressed, modulo 2^32; most files
+/// have one. Source: RFC 1952, section 2.3.1, `ISIZE`.
+///
+/// # Errors
+/// What the file system says, also for a file that is too short to be one.
+pub fn last_uncompressed_bytes(file: &File) -> io::Result<u32> {
+    let length = file.metadata()?.len();
+    let mut size = [0; 4];
+    let at = length.checked_sub(4).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if file::read_at(file, at, &mut size)? < size.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(u32::from_le_bytes(size))
 }
 
 /// Reads a shared handle at a place of its own.

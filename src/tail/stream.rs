@@ -5,8 +5,10 @@
 //! cache of a part's identity: when a file was written since it was looked at, its first line is
 //! looked at again.
 //!
-//! Parts are in the order of their first line's runtime time. Of a plain and a compressed file
-//! with one identity the plain one is read.
+//! Parts are in the order of their first line's runtime time, except that one which is found later
+//! comes later, and the file that is written to last, whatever the runtime's clock was set to
+//! meanwhile. What order a part has got it keeps; the checkpoint remembers it ([`Stream::remember`]).
+//! Of a plain and a compressed file with one identity the plain one is read.
 
 use std::fs::File;
 use std::io;
@@ -17,9 +19,23 @@ use std::rc::Rc;
 use super::file::{self, open_regular};
 use super::identity::{self, HEAD_BYTES_MAX};
 use super::source::{GzipSource, Source};
+use super::spool::Spooled;
 use super::{PartId, Position};
 use crate::config::agent::LineFormat;
 use crate::discover::{FileSeen, PartKind};
+
+/// The distance in the order between parts of which the time does not tell it: room for one that is
+/// found later and comes between.
+const STEP_NS: i64 = 1000;
+
+/// How many scans end until one has ended that began after now.
+const SCANS_MIN: u32 = 2;
+
+/// How many parts are remembered that are not there.
+const REMEMBERED_MAX: usize = 64;
+
+/// How much of a part's beginning is remembered: a runtime's time with nanoseconds, and some text.
+const BEGINNING_BYTES: usize = 64;
 
 /// One part of a stream.
 #[derive(Debug)]
@@ -40,7 +56,15 @@ pub struct Part {
     pub unlinked: bool,
     /// Its file was cut off or written anew: what it was is not in it any more.
     pub truncated: bool,
+    /// Whole scans of the tree that have ended since.
+    scans_since: u32,
+    /// Its first bytes, at most [`BEGINNING_BYTES`].
+    beginning: Box<[u8]>,
+    /// Where its bytes begin: what stands before was not copied when it was spooled.
+    pub readable_from: u64,
     file: Option<Rc<File>>,
+    /// The copy that an earlier process made of it before its last handle was closed.
+    spooled: Option<Spooled>,
 }
 
 impl Part {
@@ -62,6 +86,16 @@ impl Part {
         self.file.is_some()
     }
 
+    /// Bytes on disk that nothing but this handle keeps there; a spooled copy is counted as such.
+    pub fn held_bytes(&self) -> Option<u64> {
+        (self.unlinked && self.is_open() && self.spooled.is_none()).then_some(self.disk_bytes)
+    }
+
+    /// The handle, of a part that nothing else keeps.
+    pub fn held(&self) -> Option<&File> {
+        self.file.as_deref().filter(|_| self.held_bytes().is_some())
+    }
+
     /// Looks at the size and the time of the last write through the handle. `read_to` is how far
     /// it was read: when it is shorter it was truncated, and it is let go of.
     ///
@@ -81,11 +115,72 @@ impl Part {
         Ok(())
     }
 
+    /// Looks whether the file still begins as it did, once bytes up to `read_to` were read: one that
+    /// was emptied and written anew may be longer than before. If not, it is let go of.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn still_begins(&mut self, read_to: u64) -> io::Result<bool> {
+        let Some(file) = self.file.as_ref().filter(|_| self.readable_from == 0) else {
+            return Ok(true);
+        };
+        let mut beginning = [0; BEGINNING_BYTES];
+        let beginning = &mut beginning[..self.beginning.len()];
+        let read = file::read_at(file, 0, beginning)?;
+        let is_same = beginning[..read] == *self.beginning;
+        if !is_same {
+            self.disk_bytes = self.disk_bytes.max(read_to);
+            self.truncate();
+        }
+        Ok(is_same)
+    }
+
+    /// Whether the plain file that is held open has all that its compressed copy has: it may have been
+    /// emptied after it was copied, or another file of the same beginning may have taken its place.
+    fn is_as_good_as(&mut self, compressed: &File) -> bool {
+        if self.spooled.is_some() {
+            return false;
+        }
+        let Some(Ok(held)) = self.file.as_ref().map(|file| file.metadata()) else { return false };
+        let copied = super::source::last_uncompressed_bytes(compressed).unwrap_or(0);
+        self.still_begins(0).unwrap_or(false) && u64::from(copied) <= held.len()
+    }
+
     fn truncate(&mut self) {
         self.file = None;
         self.inode = 0;
         self.unlinked = true;
         self.truncated = true;
+        self.scans_since = 0;
+    }
+
+    /// Whether its bytes can't be had any more. A copy of what was truncated is in the listing of a
+    /// scan that began after that.
+    fn is_gone(&self) -> bool {
+        self.unlinked && !self.is_open() && (!self.truncated || self.scans_since >= SCANS_MIN)
+    }
+
+    /// The part that an earlier process kept a copy of.
+    fn copied(spooled: Spooled) -> Self {
+        let kind = if spooled.gzip() { PartKind::Gzip } else { PartKind::Rotated };
+        Self {
+            id: spooled.part(),
+            format: spooled.format(),
+            path: PathBuf::new(),
+            kind,
+            device: 0,
+            inode: 0,
+            modified_ns: 0,
+            disk_bytes: spooled.end(),
+            unpacked_bytes: None,
+            unlinked: true,
+            truncated: false,
+            scans_since: 0,
+            beginning: Box::default(),
+            readable_from: spooled.from(),
+            file: Some(spooled.file()),
+            spooled: Some(spooled),
+        }
     }
 
     /// When the file was last written, as of the last look, nanoseconds since the epoch.
@@ -103,7 +198,7 @@ impl Part {
             None => {
                 let (file, _) = open_regular(&self.path)?;
                 let (file, head) = with_head(file, self.kind)?;
-                if identity::identify(&head, true) != Some(self.id) {
+                if !identity::identify(&head, true).is_some_and(|id| self.id.is(id)) {
                     return Err(io::Error::new(
                         io::ErrorKind::NotFound,
                         "another file stands there",
@@ -116,6 +211,12 @@ impl Part {
             PartKind::Gzip => Source::Gzip(Box::new(GzipSource::new(file))),
             PartKind::Live | PartKind::Rotated => Source::Plain(file),
         })
+    }
+
+    /// Whether `source` reads what now stands for the part: a file that was copied and emptied is
+    /// the copy from then on.
+    pub fn is_read_by(&self, source: &Source) -> bool {
+        self.file.as_ref().is_some_and(|file| Rc::ptr_eq(file, source.file()))
     }
 
     fn is(&self, seen: &FileSeen) -> bool {
@@ -135,6 +236,7 @@ impl Part {
         self.disk_bytes = seen.size;
         self.unlinked = false;
         self.truncated = false;
+        self.readable_from = 0;
     }
 }
 
@@ -155,9 +257,52 @@ pub struct Stream {
     parts: Vec<Part>,
     /// Some file could not be looked at, so that a part may be missing.
     incomplete: bool,
+    /// Parts that an earlier process knew, in the order that they had.
+    remembered: Vec<PartId>,
+    /// See [`Self::listed_ns`].
+    listed_ns: Option<i64>,
 }
 
 impl Stream {
+    /// Says what parts an earlier process knew, which keep their order when they are found again, and
+    /// its [`Self::listed_ns`].
+    pub fn remember(&mut self, parts: impl IntoIterator<Item = PartId>, listed_ns: Option<i64>) {
+        self.listed_ns = self.listed_ns.max(listed_ns);
+        for part in parts {
+            if !self.remembered.iter().any(|known| known.is(part)) {
+                self.remembered.push(part);
+            }
+        }
+    }
+
+    /// Takes in the copy of a part that an earlier process made before its last handle was closed.
+    pub fn adopt(&mut self, spooled: Spooled) {
+        self.remember([spooled.part()], None);
+        self.parts.push(Part::copied(spooled));
+        self.parts.sort_by_key(|part| part.id);
+    }
+
+    /// A scan of the whole tree has ended; whether that decides what became of a truncated part.
+    pub fn scanned(&mut self) -> bool {
+        let truncated = self.parts.iter_mut().filter(|part| part.truncated);
+        truncated.fold(false, |decided, part| {
+            part.scans_since = part.scans_since.saturating_add(1);
+            decided || part.scans_since == SCANS_MIN
+        })
+    }
+
+    /// Files and bytes that nothing but handles of this process keep on the disk.
+    pub fn held(&self) -> (u64, u64) {
+        let held = self.parts.iter().filter_map(Part::held_bytes);
+        held.fold((0, 0), |(files, bytes), part| (files + 1, bytes + part))
+    }
+
+    /// Closes the oldest part that nothing but its handle keeps; returns it.
+    pub fn give_up_oldest(&mut self) -> Option<Part> {
+        let at = self.parts.iter().position(|part| part.held_bytes().is_some())?;
+        Some(self.parts.remove(at))
+    }
+
     /// The parts in their order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
@@ -185,6 +330,12 @@ impl Stream {
         !self.incomplete
     }
 
+    /// The last place in the order that a part has which was in a complete listing: whatever was not
+    /// in that one comes later.
+    pub fn listed_ns(&self) -> Option<i64> {
+        self.listed_ns
+    }
+
     /// Takes in a complete listing of the stream's files.
     ///
     /// `ended` says that nothing will be written to the stream any more. A listing that is not true
@@ -198,24 +349,49 @@ impl Stream {
         let mut refreshed = Refreshed::default();
         let before: Vec<PartId> =
             self.parts.iter().filter(|part| !part.unlinked).map(|part| part.id).collect();
+        let known: Vec<PartId> =
+            self.parts.iter().map(|part| part.id).chain(self.remembered.iter().copied()).collect();
         self.incomplete = false;
         for part in &mut self.parts {
             part.unlinked = true;
         }
         // Plain files first, so that a compressed twin only fills a gap.
-        for seen in files.iter().filter(|seen| seen.kind != PartKind::Gzip) {
-            self.take_in(seen, ended, configured, &mut refreshed);
+        for kind in [PartKind::Rotated, PartKind::Live, PartKind::Gzip] {
+            for seen in files.iter().filter(|seen| seen.kind == kind) {
+                self.take_in(seen, ended, configured, &mut refreshed);
+            }
         }
-        for seen in files.iter().filter(|seen| seen.kind == PartKind::Gzip) {
-            self.take_in(seen, ended, configured, &mut refreshed);
-        }
-        self.parts.sort_by_key(|part| part.id);
+        self.put_in_order(&known);
         if self.incomplete {
             for part in self.parts.iter_mut().filter(|part| before.contains(&part.id)) {
                 part.unlinked = part.truncated;
             }
         }
         refreshed
+    }
+
+    /// Gives new parts, those not `known`, their order: after all of the last complete listing, in
+    /// which they were not; the file that is written to after all others; else by time. A new one
+    /// beside a known one that is written to was overlooked before, and goes before that.
+    fn put_in_order(&mut self, known: &[PartId]) {
+        let is_new = |id: PartId| !known.iter().any(|known| known.is(id));
+        let is_live = |part: &Part| part.kind == PartKind::Live && !part.unlinked;
+        let live = self.parts.iter().find(|part| is_live(part) && !is_new(part.id));
+        let before_live_ns = live.map_or(i64::MAX, |live| live.id.order_ns.saturating_sub(1));
+        let earliest_ns = self.listed_ns.map_or(i64::MIN, |last| last.saturating_add(STEP_NS));
+        self.parts.sort_by_key(|part| (is_live(part), part.id));
+        let mut last_ns = earliest_ns;
+        for part in &mut self.parts {
+            if is_new(part.id) {
+                let earliest_ns = if is_live(part) { last_ns } else { earliest_ns };
+                part.id.order_ns = part.id.first_time_ns.max(earliest_ns).min(before_live_ns);
+            }
+            last_ns = last_ns.max(part.id.order_ns.saturating_add(STEP_NS));
+        }
+        self.parts.sort_by_key(|part| part.id);
+        if !self.incomplete {
+            self.listed_ns = self.listed_ns.max(self.parts.last().map(|part| part.id.order_ns));
+        }
     }
 
     fn take_in(
@@ -236,10 +412,14 @@ impl Stream {
             Ok(Some((file, head))) => {
                 let id = identity::identify(&head, ended);
                 // The same file under another identity was truncated.
-                let is_other = |part: &&mut Part| Some(part.id) != id && part.is(seen);
+                let is_other =
+                    |part: &&mut Part| !id.is_some_and(|id| part.id.is(id)) && part.is(seen);
                 self.parts.iter_mut().filter(is_other).for_each(Part::truncate);
                 match id {
-                    Some(id) => self.found(id, seen, file, identity::format_of(&head, configured)),
+                    Some(id) => {
+                        let format = identity::format_of(&head, configured);
+                        self.found(id, seen, file, format, &head);
+                    }
                     None => refreshed.unborn = true,
                 }
             }
@@ -255,16 +435,23 @@ impl Stream {
         }
     }
 
-    fn found(&mut self, id: PartId, seen: &FileSeen, file: Rc<File>, format: LineFormat) {
-        if let Some(part) = self.parts.iter_mut().find(|part| part.id == id) {
+    fn found(
+        &mut self,
+        id: PartId,
+        seen: &FileSeen,
+        file: Rc<File>,
+        format: LineFormat,
+        head: &[u8],
+    ) {
+        if let Some(part) = self.parts.iter_mut().find(|part| part.id.is(id)) {
             // A plain file that is there, or is still held open, is better than its compressed
-            // copy: it can be read anywhere. A copy of a file that was truncated after it was
-            // copied takes its place.
+            // copy: it can be read anywhere.
             let keep = seen.kind == PartKind::Gzip
                 && part.kind != PartKind::Gzip
-                && (part.is_open() || !part.unlinked);
+                && (!part.unlinked || part.is_as_good_as(&file));
             if keep {
                 part.unlinked = false;
+                part.kind = PartKind::Rotated;
                 return;
             }
             if !part.is(seen) {
@@ -273,8 +460,9 @@ impl Stream {
             part.sees(seen);
             return;
         }
+        let order = self.remembered.iter().find(|known| known.is(id)).copied();
         let mut part = Part {
-            id,
+            id: order.unwrap_or(id),
             format,
             path: PathBuf::new(),
             kind: seen.kind,
@@ -285,7 +473,11 @@ impl Stream {
             unpacked_bytes: None,
             unlinked: false,
             truncated: false,
+            scans_since: 0,
+            beginning: head[..head.len().min(BEGINNING_BYTES)].into(),
+            readable_from: 0,
             file: Some(file),
+            spooled: None,
         };
         part.sees(seen);
         self.parts.push(part);
@@ -296,7 +488,8 @@ impl Stream {
     /// `needed_from` is the earliest position that is still wanted, `None` when nothing is. The
     /// newest part stays open while it is there: its next line comes through the handle.
     ///
-    /// Returns the parts that are forgotten, wanted or not.
+    /// Returns the parts that are forgotten, wanted or not. The spooled copy of a part that nobody
+    /// wants is removed.
     pub fn release(&mut self, needed_from: Option<Position>) -> Vec<Part> {
         let newest = self.parts.last().map(|part| part.id);
         for part in &mut self.parts {
@@ -305,8 +498,19 @@ impl Stream {
             if !wanted && !grows {
                 part.file = None;
             }
+            if !wanted && let Some(spooled) = part.spooled.take() {
+                spooled.remove();
+            }
         }
-        self.parts.extract_if(.., |part| part.unlinked && !part.is_open()).collect()
+        if self.incomplete {
+            // What is not there may only not have been seen.
+            return Vec::new();
+        }
+        let gone: Vec<Part> = self.parts.extract_if(.., |part| part.is_gone()).collect();
+        // One that comes back, a copy perhaps, takes its old place.
+        self.remember(gone.iter().map(|part| part.id), None);
+        self.remembered.drain(..self.remembered.len().saturating_sub(REMEMBERED_MAX));
+        gone
     }
 
     /// Closes handles of parts whose files are still there, as if they had never been opened.

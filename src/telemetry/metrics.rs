@@ -21,6 +21,8 @@ pub const BYTES_LOST: &str = "splashdam_bytes_lost_total";
 pub const BYTES_BEHIND: &str = "splashdam_bytes_behind";
 pub const OLDEST_UNACKNOWLEDGED: &str = "splashdam_oldest_unacknowledged_seconds";
 pub const BULK_REQUESTS: &str = "splashdam_bulk_requests_total";
+pub const BATCHES_FORGOTTEN: &str = "splashdam_batches_forgotten_total";
+pub const BYTES_UNACCOUNTED: &str = "splashdam_bytes_unaccounted";
 pub const BULK_DURATION: &str = "splashdam_bulk_duration_seconds";
 pub const DELIVERY_LATENCY: &str = "splashdam_delivery_latency_seconds";
 pub const MEMORY_BUDGET: &str = "splashdam_memory_budget_bytes";
@@ -59,6 +61,11 @@ fn describe() {
         (BYTES_READ, Unit::Bytes, "Bytes of log files read, uncompressed"),
         (BYTES_LOST, Unit::Bytes, "Bytes of log files that could not be read or kept, by cause"),
         (BULK_REQUESTS, Unit::Count, "Bulk requests by result"),
+        (
+            BATCHES_FORGOTTEN,
+            Unit::Count,
+            "Batches that a dead output let go of, to be read again later",
+        ),
     ];
     for (name, unit, text) in counters {
         metrics::describe_counter!(name, unit, text);
@@ -66,6 +73,11 @@ fn describe() {
     let gauges = [
         (BYTES_BEHIND, Unit::Bytes, "Bytes on disk that are not acknowledged yet"),
         (OLDEST_UNACKNOWLEDGED, Unit::Seconds, "Age of the oldest line not acknowledged yet"),
+        (
+            BYTES_UNACCOUNTED,
+            Unit::Bytes,
+            "Bytes read that are neither acknowledged, in flight nor lost: other than 0 is a fault",
+        ),
         (MEMORY_BUDGET, Unit::Bytes, "The byte budget: how much is held, and how much there is"),
         (STREAMS, Unit::Count, "Container runs on this node by state"),
         (HELD, Unit::Bytes, "Bytes of unlinked files that are held open"),
@@ -87,6 +99,11 @@ pub fn count_bulk_request(pipeline: &str, result: &'static str, took: Duration) 
     metrics::histogram!(BULK_DURATION).record(took.as_secs_f64());
 }
 
+/// Counts a batch that a dead output let go of.
+pub fn count_forgotten_batch(pipeline: &str) {
+    metrics::counter!(BATCHES_FORGOTTEN, "pipeline" => pipeline.to_owned()).increment(1);
+}
+
 /// What one pipeline counts.
 #[derive(Debug, Clone)]
 pub struct PipelineMetrics {
@@ -97,6 +114,7 @@ pub struct PipelineMetrics {
     /// Lines that a filter dropped, or that were blank.
     pub lines_filtered: Counter,
     pub bytes_behind: Gauge,
+    pub bytes_unaccounted: Gauge,
     /// Zero when everything is acknowledged.
     pub oldest_unacknowledged_seconds: Gauge,
     delivery_latency_seconds: Histogram,
@@ -108,11 +126,13 @@ impl PipelineMetrics {
         let label = || pipeline.to_owned();
         let lines = |outcome: &'static str| metrics::counter!(LINES, "pipeline" => label(), "outcome" => outcome);
         let oldest = metrics::gauge!(OLDEST_UNACKNOWLEDGED, "pipeline" => label());
+        metrics::counter!(BATCHES_FORGOTTEN, "pipeline" => label()).absolute(0);
         Self {
             lines_indexed: lines("indexed"),
             lines_refused: lines("refused"),
             lines_filtered: lines("filtered"),
             bytes_behind: metrics::gauge!(BYTES_BEHIND, "pipeline" => label()),
+            bytes_unaccounted: metrics::gauge!(BYTES_UNACCOUNTED, "pipeline" => label()),
             oldest_unacknowledged_seconds: oldest,
             delivery_latency_seconds: metrics::histogram!(DELIVERY_LATENCY),
         }

@@ -15,7 +15,7 @@ struct Raw {
 }
 
 fn place(index: usize) -> Position {
-    Position { part: PartId { first_time_ns: 1, hash: 1 }, offset: index as u64 * 10 }
+    Position { part: PartId::born(1, 1), offset: index as u64 * 10 }
 }
 
 /// A record as a test sees it.

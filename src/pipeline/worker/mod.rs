@@ -282,7 +282,7 @@ impl Worker {
                 }
                 Event::Gone(name) => self.gone(&name),
                 Event::Scanned { complete } => self.scanned(complete),
-                Event::Done { pipeline, outcome } => self.done(pipeline, &outcome),
+                Event::Told { pipeline, told } => self.told(pipeline, told),
                 Event::CutSaved { cut, safe } => self.cut_saved(cut, safe),
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::streams::SOURCE_WAIT;
 use super::{LOOK_AGAIN, QUIET, QUIET_AT_MOST, ReaderKey, Report, TICK, Worker, now_ns};
 use crate::checkpoint::{Change, Key};
-use crate::pipeline::batch::Outcome;
+use crate::pipeline::batch::{Outcome, Told};
 use crate::pipeline::inbox::{Command, Event};
 use crate::pipeline::outlet::{Outlet, StreamKey, as_gauge};
 use crate::pipeline::place::{Place, StreamState};
@@ -24,7 +24,7 @@ impl Worker {
         let Some(sealed) = self.outlets[pipeline].seal() else { return false };
         for stream in &sealed.streams {
             if let Some(reader) = self.placed_reader((*stream, pipeline)) {
-                let entered = reader.ledger.push(sealed.sequence, reader.reached());
+                let entered = reader.sealed(sealed.sequence);
                 debug_assert!(entered, "a reader's positions never go back");
             }
         }
@@ -43,8 +43,43 @@ impl Worker {
         }
     }
 
+    /// An output has something to tell.
+    pub(super) fn told(&mut self, pipeline: usize, told: Told) {
+        match told {
+            Told::Safe(outcome) => self.done(pipeline, &outcome),
+            Told::Forgotten { sequence, .. } => {
+                let streams = self.outlets[pipeline].forgotten(sequence);
+                self.go_back(pipeline, sequence, streams);
+            }
+            Told::Back => {
+                self.outlets[pipeline].is_back();
+                self.unpark();
+            }
+        }
+    }
+
+    /// Has the readers of `streams` read again what batch `sequence` and those after it carried.
+    fn go_back(
+        &mut self,
+        pipeline: usize,
+        sequence: u64,
+        streams: impl IntoIterator<Item = StreamKey>,
+    ) {
+        for stream in streams {
+            let key = (stream, pipeline);
+            let Some(reader) = self.placed_reader(key) else { continue };
+            let before = reader.open_bytes();
+            reader.forget_from(sequence);
+            self.open_bytes -= before;
+            self.give_back_decoder(key);
+            self.waiting.remove(&key);
+            self.wake(stream);
+        }
+        self.stale = true;
+    }
+
     /// Every item of a batch is safe.
-    pub(super) fn done(&mut self, pipeline: usize, outcome: &Outcome) {
+    fn done(&mut self, pipeline: usize, outcome: &Outcome) {
         let streams = self.outlets[pipeline].done(outcome, now_ns());
         self.acknowledge(pipeline, outcome.sequence, streams);
         self.unpark();

@@ -23,7 +23,12 @@ impl Worker {
             self.next_key += 1;
             self.next_key
         });
-        let stream = self.streams.entry(key).or_insert_with(|| StreamState::new(name, pipelines));
+        let setup = &self.setup;
+        let stream = self.streams.entry(key).or_insert_with(|| {
+            let mut stream = StreamState::new(name, pipelines);
+            stream.remember(&setup.pipelines, &setup.checkpoint);
+            stream
+        });
         stream.files = files;
         stream.later_restart = later_restart;
         stream.gone = false;
@@ -41,17 +46,48 @@ impl Worker {
     fn remember(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
         for (pipeline, place) in stream.places.iter_mut().enumerate() {
-            if let Some(reading) = place.reading()
-                && !(reading.reader.begins_late && reading.reader.needs_from() == Position::START)
-            {
+            if place.reading().is_some() {
                 self.unsaved.insert((key, pipeline));
             }
+        }
+    }
+
+    /// Has readers go back to parts that they have passed without having read them: found late, or
+    /// written to late.
+    fn read_overlooked(&mut self, key: StreamKey) {
+        let stream = self.streams.get_mut(&key).expect("known");
+        let StreamState { tail, places, name, .. } = stream;
+        for (pipeline, place) in places.iter_mut().enumerate() {
+            let reader = match place {
+                Place::Reading(reading) => &mut reading.reader,
+                Place::Left(Some(reader)) => reader,
+                Place::Undecided | Place::Left(None) => continue,
+            };
+            let Some(from) = reader.overlooked(tail) else { continue };
+            tracing::warn!(
+                stream = %name, offset = from.offset,
+                "a part was found that should have been read before; all from there on is read again"
+            );
+            self.open_bytes -= reader.open_bytes();
+            reader.go_back(from);
+            self.unpackers.remove(&(key, pipeline));
+            self.waiting.remove(&(key, pipeline));
+            self.unsaved.insert((key, pipeline));
+            // Its lines in the open batch are of no use to a ledger that begins anew.
+            self.outlets[pipeline].touched.remove(&key);
         }
     }
 
     /// Takes in that everything was listed. After the first time, what the checkpoint remembers of
     /// streams that are not there was lost while no agent ran.
     pub(super) fn scanned(&mut self, complete: bool) {
+        let decided: Vec<StreamKey> = (self.streams.iter_mut())
+            .filter_map(|(key, stream)| stream.tail.scanned().then_some(*key))
+            .collect();
+        for key in decided {
+            self.release(key);
+            self.wake(key);
+        }
         if !complete || std::mem::replace(&mut self.scanned, true) {
             return;
         }
@@ -134,19 +170,17 @@ impl Worker {
             }
         }
         self.compare(key);
+        self.read_overlooked(key);
         self.release(key);
     }
 
     /// Closes what nobody needs, and counts what is needed but can't be had any more.
     pub(super) fn release(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
-        let read_to = stream.read_to();
         let given_up = stream.is_undecided();
         for part in stream.tail.release(stream.needed_from()) {
-            let offset_in = |from: Position| if from.part == part.id { from.offset } else { 0 };
             let whole = part.end().unwrap_or(0);
-            let unread = read_to.filter(|from| from.part <= part.id);
-            let lost = unread.map_or(0, |from| whole.saturating_sub(offset_in(from)));
+            let lost = stream.lose(part.id, whole);
             if lost > 0 {
                 let cause = if part.truncated { LossCause::Truncated } else { LossCause::Gone };
                 self.bytes_lost += lost;
@@ -286,6 +320,7 @@ impl Worker {
         }
         if !begun.is_empty() {
             self.compare(key);
+            self.read_overlooked(key);
             self.wake(key);
         }
     }

@@ -13,6 +13,10 @@ impl Worker {
     /// Lets a reader take one chunk.
     pub(super) fn turn(&mut self, key: ReaderKey) {
         let (stream_key, pipeline) = key;
+        if self.outlets[pipeline].is_dead() {
+            self.hand_on_decoders();
+            return self.parked.push(key);
+        }
         let may_unpack = self.unpackers.contains(&key) || self.unpackers.len() < DECODERS_MAX;
         let Some(stream) = self.streams.get_mut(&stream_key) else {
             return self.hand_on_decoders();
@@ -44,6 +48,12 @@ impl Worker {
             self.bytes_lost += damaged;
             self.read_metrics.lost(LossCause::Damaged, damaged);
         }
+        let missed = std::mem::take(&mut reading.reader.missed_bytes);
+        if missed > 0 {
+            self.bytes_lost += missed;
+            self.read_metrics.lost(LossCause::Gone, missed);
+        }
+        debug_assert_eq!(reading.reader.accounts().unaccounted(), 0, "{:?}", reading.reader);
         let reader = &reading.reader;
         if before != (reader.cursor(), reader.reached()) {
             outlet.touched.insert(stream_key);

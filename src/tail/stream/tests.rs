@@ -169,6 +169,9 @@ fn a_reused_inode_is_another_part() {
     // The same inode with other content, as after removal and reuse.
     dir.write("0.log", &(line(2, "b") + &line(2, "longer than before")));
     dir.refresh();
+    for _ in 0..SCANS_MIN {
+        dir.stream.scanned();
+    }
     dir.stream.release(None);
     assert_eq!(dir.texts(0), [line(2, "b") + &line(2, "longer than before")]);
 }
@@ -203,7 +206,71 @@ fn a_file_that_was_emptied_is_let_go_of() {
     assert!(part.truncated && !part.is_open());
     let from = Position { part: part.id, offset: 10 };
     assert!(dir.refresh().unborn);
+    // The listing may be older than a copy that was made of it.
+    assert!(!dir.stream.scanned());
+    assert!(dir.stream.release(Some(from)).is_empty());
+    assert!(dir.stream.scanned());
     let lost = dir.stream.release(Some(from));
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0].end(), Some(read_to));
+}
+
+/// The order of the texts of all parts, one line each.
+fn order(dir: &mut Dir) -> Vec<String> {
+    let second = |text: &String| text.trim_end().rsplit(' ').next().unwrap_or_default().to_owned();
+    dir.texts(0).iter().map(second).collect()
+}
+
+#[test]
+fn a_runtime_whose_clock_was_set_back_does_not_upset_the_order() {
+    let mut dir = Dir::new();
+    dir.write("0.log", &line(30, "first"));
+    dir.refresh();
+    std::fs::rename(dir.path("0.log"), dir.path("0.log.20261123-010030")).expect("renamed");
+    dir.write("0.log", &line(10, "second"));
+    dir.refresh();
+    assert_eq!(order(&mut dir), ["first", "second"]);
+    std::fs::rename(dir.path("0.log"), dir.path("0.log.20261123-010010")).expect("renamed");
+    dir.write("0.log.20261123-010020", &line(20, "third"));
+    dir.write("0.log", &line(25, "fourth"));
+    dir.refresh();
+    assert_eq!(order(&mut dir), ["first", "second", "third", "fourth"]);
+
+    // Another process, which remembers.
+    let (known, listed) = (dir.stream.parts(), dir.stream.listed_ns());
+    let mut next = Stream::default();
+    next.remember(known.iter().map(|part| part.id), listed);
+    dir.stream = next;
+    std::fs::rename(dir.path("0.log"), dir.path("0.log.20261123-010025")).expect("renamed");
+    dir.write("0.log", &line(5, "fifth"));
+    dir.refresh();
+    assert_eq!(order(&mut dir), ["first", "second", "third", "fourth", "fifth"]);
+}
+
+#[test]
+fn a_file_that_was_emptied_and_is_longer_by_now_is_noticed_when_it_is_read() {
+    let mut dir = Dir::new();
+    dir.write("0.log", &line(1, "a"));
+    dir.refresh();
+    let part = &mut dir.stream.parts[0];
+    let read_to = part.end().expect("plain");
+    assert!(part.still_begins(read_to).expect("read"));
+    let path = dir.dir.path().join("0.log");
+    std::fs::write(&path, line(2, "longer than what was there before")).expect("written");
+    assert!(!part.still_begins(read_to).expect("read"));
+    assert!(part.truncated && !part.is_open());
+}
+
+#[test]
+fn a_compressed_copy_that_has_more_takes_the_place_of_the_file_that_is_held() {
+    let mut dir = Dir::new();
+    dir.write("0.log", &line(1, "a"));
+    dir.refresh();
+    // The file is replaced by another one with the same beginning, which nobody sees before it is
+    // compressed.
+    std::fs::remove_file(dir.path("0.log")).expect("removed");
+    dir.write("copy", &(line(1, "a") + &line(1, "b")));
+    dir.gzip("copy", "0.log.20261123-010030.gz");
+    dir.refresh();
+    assert_eq!(dir.texts(0), [line(1, "a") + &line(1, "b")]);
 }

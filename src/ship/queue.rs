@@ -1,0 +1,155 @@
+//! The batches of one output: which are taken, in what number at once, and which are forgotten.
+//!
+//! Owns the deliveries that are under way. Guarantees that each batch that was taken is reported as
+//! safe or as forgotten, and that its bytes of the budget are given back before. While the output is dead one batch, the oldest, goes
+//! on being tried; whatever else comes is forgotten at once.
+//!
+//! A delivery that is let go of may have a request on its way. Its repetition has the same ids, so
+//! that costs a 409 and no duplicate, unless the index behind an alias has rolled over meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use super::delivery::{self, Output};
+use super::health::Said;
+use super::patience::{Patience, impatient};
+use super::{Batch, Report, Told};
+use crate::pipeline::batch::Outcome;
+use crate::telemetry::metrics::count_forgotten_batch;
+
+/// Delivers every batch until `batches` is closed. Cancel safe: dropping it ends its tasks.
+pub(super) async fn run(
+    output: Arc<Output>,
+    mut batches: Receiver<Batch>,
+    report: Report,
+    seed: u64,
+) {
+    let mut probe = JoinSet::new();
+    let prober = Arc::clone(&output);
+    probe.spawn(async move { prober.probe(seed).await });
+    let mut queue = Queue::new(Arc::clone(&output), report, seed);
+    let mut open = true;
+    while open || !queue.deliveries.is_empty() {
+        let ends = queue.patience.ends();
+        tokio::select! {
+            // Every branch only takes from a queue or waits, so that those not taken lose nothing.
+            batch = batches.recv(), if open && queue.has_room() => match batch {
+                Some(batch) => queue.take(batch),
+                None => open = false,
+            },
+            Some(ended) = queue.deliveries.join_next_with_id() => queue.ended(ended),
+            () = impatient(&output.clock, ends) => queue.give_up(&mut batches),
+        }
+    }
+}
+
+/// A batch that is being delivered.
+#[derive(Debug)]
+struct UnderWay {
+    id: Id,
+    worker: usize,
+    sequence: u64,
+    task: AbortHandle,
+}
+
+struct Queue {
+    output: Arc<Output>,
+    report: Report,
+    deliveries: JoinSet<Outcome>,
+    /// In the order in which they were taken.
+    under_way: VecDeque<UnderWay>,
+    patience: Patience,
+    next_seed: u64,
+}
+
+impl Queue {
+    fn new(output: Arc<Output>, report: Report, seed: u64) -> Self {
+        Self {
+            output,
+            report,
+            deliveries: JoinSet::new(),
+            under_way: VecDeque::new(),
+            patience: Patience::default(),
+            next_seed: seed,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.patience.is_dead() || self.deliveries.len() < self.output.pace().concurrency.limit()
+    }
+
+    fn take(&mut self, batch: Batch) {
+        if self.patience.is_dead() {
+            return self.forget(batch);
+        }
+        self.patience.given(self.output.clock.now());
+        self.next_seed = self.next_seed.wrapping_add(1);
+        let (worker, sequence, seed) = (batch.worker, batch.sequence, self.next_seed);
+        let output = Arc::clone(&self.output);
+        let delivery = async move { delivery::deliver(&output, batch, seed).await };
+        let task = self.deliveries.spawn(delivery);
+        self.under_way.push_back(UnderWay { id: task.id(), worker, sequence, task });
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let known = self.under_way.iter().position(|one| one.id == id);
+        let under_way = known.and_then(|at| self.under_way.remove(at));
+        if self.under_way.is_empty() {
+            self.patience.idle();
+        }
+        match ended {
+            Ok((_, outcome)) => self.acknowledged(outcome),
+            Err(error) => match (error.try_into_panic(), under_way) {
+                (Ok(panic), _) => std::panic::resume_unwind(panic),
+                (Err(_), Some(UnderWay { worker, sequence, .. })) => self.tell(worker, sequence),
+                (Err(_), None) => {}
+            },
+        }
+    }
+
+    fn acknowledged(&mut self, outcome: Outcome) {
+        let now = self.output.clock.now();
+        self.output.health.acknowledged(now);
+        let is_back = self.patience.acknowledged(now, !self.under_way.is_empty());
+        (self.report)(Told::Safe(outcome));
+        if is_back {
+            (self.report)(Told::Back);
+        }
+    }
+
+    /// The output is dead: keeps the oldest batch and lets go of all others.
+    fn give_up(&mut self, batches: &mut Receiver<Batch>) {
+        self.patience.ended();
+        if self.output.health.may_say(Said::Dead, self.output.clock.now()) {
+            tracing::error!(
+                pipeline = self.output.pipeline,
+                "the output has acknowledged nothing for long; one batch is tried on, the others are read again later"
+            );
+        }
+        for under_way in self.under_way.iter().skip(1) {
+            under_way.task.abort();
+        }
+        while let Ok(batch) = batches.try_recv() {
+            self.forget(batch);
+        }
+    }
+
+    fn forget(&mut self, batch: Batch) {
+        let (worker, sequence) = (batch.worker, batch.sequence);
+        // Its bytes of the budget are free before anybody hears of it.
+        drop(batch);
+        self.tell(worker, sequence);
+    }
+
+    fn tell(&self, worker: usize, sequence: u64) {
+        count_forgotten_batch(&self.output.pipeline);
+        (self.report)(Told::Forgotten { worker, sequence });
+    }
+}

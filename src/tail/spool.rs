@@ -1,0 +1,340 @@
+//! Copies of what only open handles kept, made when the process ends before it was acknowledged.
+//!
+//! Owns `<state>/spool`: for each part two files, `<name>.data` with its bytes and `<name>.json`
+//! that says what they are. A plain part's bytes stand at their own offsets behind a hole, so the
+//! copy is read like the part itself; of a compressed one the compressed file is kept whole.
+//! Guarantees that a copy which was not finished is never taken for one: the `.json` comes last.
+//! Private: 0700 and 0600. Does not decide what is copied and how much; nothing is written here
+//! while the agent runs.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::file::open_regular;
+use super::{Part, PartId};
+use crate::config::agent::LineFormat;
+use crate::discover::{PartKind, StreamName};
+
+/// The folder in the state directory.
+pub const FOLDER: &str = "spool";
+
+/// How much is copied at once.
+const COPY_BYTES: usize = 256 * 1024;
+
+/// The longest `.json` that is believed.
+const HEADER_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a copy is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    /// As [`StreamName`] is displayed.
+    stream: String,
+    part: PartId,
+    docker: bool,
+    gzip: bool,
+    /// The copied bytes of the file: all that stands before `from` was safe.
+    from: u64,
+    end: u64,
+}
+
+/// A copy that an earlier process made, not opened yet.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    header: Header,
+    data: PathBuf,
+}
+
+impl Copied {
+    /// The stream that it is of; `None` for a name that no stream has.
+    pub fn stream(&self) -> Option<StreamName> {
+        StreamName::parse(&self.header.stream)
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.header.end.saturating_sub(self.header.from)
+    }
+
+    /// Opens it. Where the data is shorter than it should be, what is there counts.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(self) -> io::Result<Spooled> {
+        let (file, metadata) = open_regular(&self.data)?;
+        let end = self.header.end.min(metadata.len());
+        Ok(Spooled { header: Header { end, ..self.header }, data: self.data, file: Rc::new(file) })
+    }
+
+    /// Removes it.
+    pub fn remove(&self) {
+        remove(&self.data);
+    }
+}
+
+/// An open copy of a part.
+#[derive(Debug, Clone)]
+pub struct Spooled {
+    header: Header,
+    data: PathBuf,
+    file: Rc<File>,
+}
+
+impl Spooled {
+    pub fn part(&self) -> PartId {
+        self.header.part
+    }
+
+    pub fn gzip(&self) -> bool {
+        self.header.gzip
+    }
+
+    pub fn format(&self) -> LineFormat {
+        if self.header.docker { LineFormat::Docker } else { LineFormat::Cri }
+    }
+
+    /// Where the copied bytes begin.
+    pub fn from(&self) -> u64 {
+        self.header.from
+    }
+
+    /// Where they end.
+    pub fn end(&self) -> u64 {
+        self.header.end
+    }
+
+    pub fn file(&self) -> Rc<File> {
+        Rc::clone(&self.file)
+    }
+
+    /// Removes it: nobody has to read it any more.
+    pub fn remove(self) {
+        remove(&self.data);
+    }
+}
+
+/// Removes a copy, what it is of first.
+fn remove(data: &Path) {
+    for path in [data.with_extension("json"), data.to_owned()] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %path.display(), cause = %error, "a spooled copy that is read can't be removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The folder of copies.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    dir: PathBuf,
+}
+
+impl Spool {
+    /// The folder in `state_dir`, which need not be there.
+    pub fn new(state_dir: &Path) -> Self {
+        Self { dir: state_dir.join(FOLDER) }
+    }
+
+    /// All whole copies that are there. What else is in the folder was never finished and is
+    /// removed.
+    pub fn list(&self) -> Vec<Copied> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(dir = %self.dir.display(), cause = %error, "spooled copies can't be read");
+                }
+                return Vec::new();
+            }
+        };
+        let mut copies = Vec::new();
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            match extension {
+                Some("json") => match read_header(&path) {
+                    Ok(header) => copies.push(Copied { header, data: path.with_extension("data") }),
+                    Err(error) => {
+                        tracing::error!(file = %path.display(), cause = %error, "not a spooled copy; it is left alone");
+                    }
+                },
+                Some("data") if path.with_extension("json").symlink_metadata().is_err() => {
+                    remove(&path);
+                }
+                _ => {}
+            }
+        }
+        copies
+    }
+
+    /// Copies what stands in `part` of `stream` from `from` on; returns how many bytes that is.
+    /// It need not be on the disk before [`Self::sync`].
+    ///
+    /// # Errors
+    /// What the file systems say; then there is no copy.
+    pub fn keep(&self, stream: &StreamName, part: &Part, from: u64) -> io::Result<u64> {
+        let Some(file) = part.held() else { return Ok(0) };
+        let gzip = part.kind == PartKind::Gzip;
+        let from = if gzip { 0 } else { from };
+        let docker = part.format == LineFormat::Docker;
+        let end = file.metadata()?.len();
+        let header = Header { stream: stream.to_string(), part: part.id, docker, gzip, from, end };
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let path = self.dir.join(name(&header));
+        let data = path.with_extension("data");
+        if let Err(error) = copy(file, &data, from..end).and_then(|()| write_header(&path, &header))
+        {
+            remove(&data);
+            return Err(error);
+        }
+        Ok(end - from)
+    }
+
+    /// Makes sure that all copies are on the disk.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            open_regular(&entry?.path())?.0.sync_all()?;
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn read_header(path: &Path) -> io::Result<Header> {
+    let (file, _) = open_regular(path)?;
+    let mut text = Vec::new();
+    file.take(HEADER_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn write_header(path: &Path, header: &Header) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    private(&beside)?.write_all(&serde_json::to_vec(header)?)?;
+    fs::rename(&beside, path.with_extension("json"))
+}
+
+fn copy(from: &File, to: &Path, bytes: std::ops::Range<u64>) -> io::Result<()> {
+    let mut to = private(to)?;
+    to.seek(SeekFrom::Start(bytes.start))?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let wanted = buffer.len().min(usize::try_from(bytes.end - at).unwrap_or(usize::MAX));
+        let read = from.read_at(&mut buffer[..wanted], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all(&buffer[..read])?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600).custom_flags(nofollow);
+    options.open(path)
+}
+
+/// A name of its own for each part of each stream.
+fn name(header: &Header) -> String {
+    let part = header.part;
+    let digest = Sha256::digest(format!("{} {} {}", header.stream, part.first_time_ns, part.hash));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::discover::FileSeen;
+    use crate::tail::{Position, Stream};
+
+    const TEXT: &str = "2026-11-23T21:06:01Z stdout F one\n2026-11-23T21:06:02Z stdout F two\n";
+
+    fn stream_name() -> StreamName {
+        StreamName::parse("n_p_u/c/0").expect("a name")
+    }
+
+    /// A stream of one part whose file was removed while it was open.
+    fn removed(dir: &Path, text: &str) -> Stream {
+        let path = dir.join("0.log");
+        fs::write(&path, text).expect("written");
+        let file = FileSeen {
+            path: path.clone(),
+            kind: PartKind::Live,
+            device: 0,
+            inode: 0,
+            size: 0,
+            modified_ns: 0,
+        };
+        let metadata = fs::metadata(&path).expect("there");
+        let (device, inode) = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        let mut stream = Stream::default();
+        let listed = [FileSeen { device, inode, size: metadata.len(), ..file }];
+        stream.refresh(&listed, false, LineFormat::Auto);
+        fs::remove_file(&path).expect("removed");
+        stream.refresh(&[], true, LineFormat::Auto);
+        stream
+    }
+
+    #[test]
+    fn what_only_a_handle_kept_is_there_for_the_next_process_and_private() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let stream = removed(dir.path(), TEXT);
+        let spool = Spool::new(dir.path());
+        let part = &stream.parts()[0];
+        assert_eq!(spool.keep(&stream_name(), part, 10).expect("copied"), TEXT.len() as u64 - 10);
+        spool.sync().expect("synced");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&dir.path().join(FOLDER)), 0o700);
+        for entry in fs::read_dir(dir.path().join(FOLDER)).expect("listed") {
+            assert_eq!(mode(&entry.expect("listed").path()), 0o600);
+        }
+
+        let mut next = Stream::default();
+        for copied in spool.list() {
+            assert_eq!(copied.stream(), Some(stream_name()));
+            next.adopt(copied.open().expect("opened"));
+        }
+        let id = part.id;
+        let copy = next.part_mut(id).expect("the same part");
+        assert_eq!((copy.readable_from, copy.end()), (10, Some(TEXT.len() as u64)));
+        let mut buffer = vec![0; 1000];
+        let read = copy.source().expect("open").read_at(10, &mut buffer).expect("read");
+        assert_eq!(&buffer[..read], &TEXT.as_bytes()[10..]);
+        assert_eq!(next.held(), (0, 0), "its bytes are held by the spool");
+
+        next.release(Some(Position { part: id, offset: 20 }));
+        assert_eq!(spool.list().len(), 1, "it is wanted");
+        next.release(None);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn an_unfinished_copy_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::new(dir.path());
+        assert!(spool.list().is_empty());
+        let folder = dir.path().join(FOLDER);
+        fs::create_dir(&folder).expect("made");
+        fs::write(folder.join("aa.data"), "half").expect("written");
+        fs::write(folder.join("bb.json"), "{\"stream\":").expect("written");
+        assert!(spool.list().is_empty());
+        assert!(folder.join("aa.data").symlink_metadata().is_err(), "it takes no room");
+        assert!(folder.join("bb.json").symlink_metadata().is_ok(), "somebody may want to see it");
+    }
+}
