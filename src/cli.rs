@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::agent::{self, Mode};
 use crate::config::{self, Environment, Loaded};
-use crate::{demo, explain};
+use crate::{dead_letter, demo, explain};
 
 /// Ships the logs of Apache Flink on Kubernetes to Elasticsearch: nothing lost, nothing twice.
 #[derive(Debug, Parser)]
@@ -54,6 +54,37 @@ enum Command {
         #[arg(long, value_name = "NAMESPACE/NAME")]
         pod: Option<String>,
     },
+    /// The documents that an output refused in every form, as they are kept on this node.
+    DeadLetter {
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLetterCommand {
+    /// Shows them, without asking an output.
+    List {
+        #[command(flatten)]
+        files: Files,
+        /// Those of one pipeline only.
+        #[arg(long, value_name = "NAME")]
+        pipeline: Option<String>,
+        /// Whole, as they are kept: one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sends them again, under the same ids, and removes what has become safe.
+    Replay {
+        #[command(flatten)]
+        files: Files,
+        /// Those of one pipeline only.
+        #[arg(long, value_name = "NAME")]
+        pipeline: Option<String>,
+        /// How long it may take; what isn't safe by then stays.
+        #[arg(long, default_value = "5m", value_parser = duration)]
+        deadline: Duration,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Demo => demo::run().map_err(Failure::from),
         Command::Validate { files } => validate(&files),
         Command::Explain { files, logs, pod } => explain_files(&files, &logs, pod.as_deref()),
+        Command::DeadLetter { command } => dead_letters(&command),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -140,6 +172,30 @@ fn explain_files(files: &Files, logs: &[PathBuf], pod: Option<&str>) -> Result<b
     explain::explain(&loaded, &logs, pod, &mut out)?;
     out.flush().map_err(anyhow::Error::from)?;
     Ok(true)
+}
+
+fn dead_letters(command: &DeadLetterCommand) -> Result<bool, Failure> {
+    let (DeadLetterCommand::List { files, pipeline, .. }
+    | DeadLetterCommand::Replay { files, pipeline, .. }) = command;
+    let loaded = load(files)?;
+    let mut complain = |text: &str| complain(&format!("{text}\n"));
+    let pipeline = pipeline.as_deref();
+    let request = dead_letter::Request { loaded: &loaded, pipeline, complain: &mut complain };
+    if !request.is_known()? {
+        return Err(Failure::Usage(
+            "--pipeline: no pipeline of that name is configured, and none has dead letters\n"
+                .to_owned(),
+        ));
+    }
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let result = match command {
+        DeadLetterCommand::List { json, .. } => dead_letter::list(request, *json, &mut out)?,
+        DeadLetterCommand::Replay { deadline, .. } => {
+            dead_letter::resend(request, *deadline, &mut out)?
+        }
+    };
+    out.flush().map_err(anyhow::Error::from)?;
+    Ok(result)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

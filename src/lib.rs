@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`config`] is what the user asked for, [`telemetry`] what the agent tells, [`agent`] puts the
-//! stages together, [`cli`] is the command line, [`explain`] and [`demo`] are commands of it.
+//! stages together, [`cli`] is the command line, [`explain`], `dead_letter` and [`demo`] are commands of it.
 
 pub mod config;
 
@@ -36,6 +36,8 @@ pub mod telemetry;
 pub mod agent;
 
 pub mod explain;
+
+pub(crate) mod dead_letter;
 
 pub mod demo;
 

@@ -21,8 +21,10 @@ use anyhow::{Context, bail};
 
 use agent::Agent;
 use plan::{Counters, Paths, Verdict, Written};
-use render::{Palette, Showcase, escape};
+use render::{Palette, Showcase};
 use tree::{Captures, Options, Tree};
+
+use crate::telemetry::terminal::escape;
 
 /// A JobManager from its start to running jobs, and a TaskManager with stack traces that a job
 /// printed: Flink 1.20 with log4j2's ECS layout.

@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::telemetry::terminal::escape;
+
 /// Characters of a one-line message that are shown.
 const MESSAGE_WIDTH: usize = 96;
 
@@ -54,27 +56,6 @@ impl Palette {
     pub(super) fn title(self, text: &str) -> String {
         self.paint(Tone::Strong, text)
     }
-}
-
-/// `text` without anything that a terminal would obey; tabs become four blanks.
-pub(super) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\t' => safe.push_str("    "),
-            // Marks that reorder what follows: U+061C, U+200E, U+200F, embeddings, isolates.
-            '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                safe.extend(character.escape_unicode());
-            }
-            _ if character.is_control() => safe.extend(character.escape_default()),
-            _ => safe.push(character),
-        }
-    }
-    safe
 }
 
 /// The first `width` characters, with a mark where something was cut.

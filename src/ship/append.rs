@@ -41,7 +41,7 @@ impl Appender {
             file.set_len(length_bytes)?;
         }
         if metadata.len() == 0 {
-            sync_directory(path)?;
+            sync_directory(path.parent().unwrap_or(path))?;
         }
         Ok(Self { file, length_bytes })
     }
@@ -96,12 +96,10 @@ fn whole_lines(file: &File, length_bytes: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Makes a new file's name survive a power loss.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+/// Makes the names in a directory survive a power loss.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    let here = directory.as_os_str().is_empty();
+    File::open(if here { Path::new(".") } else { directory })?.sync_all()
 }
 
 #[cfg(test)]

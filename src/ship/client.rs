@@ -38,7 +38,7 @@ impl Default for Timeouts {
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} holds no PEM certificate", path.display())]

@@ -1,72 +1,90 @@
-//! The documents that an output refuses in every form: kept on this node, one file per pipeline.
+//! The documents that an output refuses in every form: kept on this node, in files per pipeline.
 //!
-//! Owns `<state>/dead-letter/<pipeline>.ndjson`, one JSON line for each document. Guarantees that
-//! a document counts as safe only once it is on the disk, and that nothing is dropped when the
-//! file is full: the writer is told and asks again. Limits: [`MAX_BYTES`] for each pipeline; the
-//! directory is 0700, the file 0600. Together with the refused documents themselves this is the
-//! only place where a refused line's text stands.
+//! Owns what is written into `<state>/dead-letter/`: one JSON line for each document, with
+//! everything that sending it again takes. Guarantees that a document counts as safe only once it
+//! is on the disk, and that nothing is dropped when there is no more room: the writer is told and
+//! asks again. Limits: the live file is set aside before it grows beyond [`LIVE_BYTES`] (what is
+//! written at once stays together), and a pipeline's files have [`MAX_BYTES`] in all; the
+//! directory is 0700, files 0600. Together with the refused documents themselves this is the only
+//! place where a refused line's text stands. `files.rs` knows the names, `read.rs` reads back.
 
-use std::fs::DirBuilder;
+pub(crate) mod files;
+pub(crate) mod read;
+
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::append::Appender;
 use super::bulk::rfc3339;
+use files::Files;
 
-/// How large a pipeline's file may become.
+/// How large the files of a pipeline may become together.
 pub(super) const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How large the live file may become before another one is begun.
+pub(super) const LIVE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// One refused document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Letter {
-    pub(super) index: String,
-    pub(super) id: String,
+pub(crate) struct Letter {
+    pub(crate) index: String,
+    pub(crate) id: String,
     /// Elasticsearch's `error.type`.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// The document's JSON text, whole.
-    pub(super) document: String,
+    pub(crate) document: String,
 }
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DeadLetterError {
-    #[error("the dead-letter file {} is full", path.display())]
+    #[error("the dead-letter files {}* are full", path.display())]
     Full { path: PathBuf },
     #[error("cannot write the dead-letter file {}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
 
-/// The dead-letter file of one pipeline.
+/// The dead letters of one pipeline. Clones write in turns.
 #[derive(Debug, Clone)]
 pub(super) struct DeadLetters {
     pipeline: String,
-    path: PathBuf,
+    files: Files,
     max_bytes: u64,
+    live_bytes: u64,
+    turn: Arc<Mutex<()>>,
 }
 
 impl DeadLetters {
     pub(super) fn new(state_dir: &Path, pipeline: &str) -> Self {
-        let path = state_dir.join("dead-letter").join(file_name(pipeline));
-        Self { pipeline: pipeline.to_owned(), path, max_bytes: MAX_BYTES }
+        Self {
+            pipeline: pipeline.to_owned(),
+            files: Files::of(state_dir, pipeline),
+            max_bytes: MAX_BYTES,
+            live_bytes: LIVE_BYTES,
+            turn: Arc::default(),
+        }
     }
 
     /// Appends all of `letters` or none and waits until they are on the disk. Blocks.
     pub(super) fn write(&self, letters: &[Letter]) -> Result<(), DeadLetterError> {
-        let failed = |source| DeadLetterError::Write { path: self.path.clone(), source };
+        let failed = |source| DeadLetterError::Write { path: self.files.live(), source };
         let lines = self.lines(letters, SystemTime::now());
-        if let Some(directory) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let new_bytes = lines.len() as u64;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.files.open_live().map_err(failed)?;
+        let older_bytes = self.files.older_bytes().map_err(failed)?;
+        if older_bytes + live.length_bytes() + new_bytes > self.max_bytes {
+            return Err(DeadLetterError::Full { path: self.files.live() });
         }
-        let mut file = Appender::open(&self.path).map_err(failed)?;
-        if file.length_bytes() + lines.len() as u64 > self.max_bytes {
-            return Err(DeadLetterError::Full { path: self.path.clone() });
+        if live.length_bytes() > 0 && live.length_bytes() + new_bytes > self.live_bytes {
+            self.files.set_aside(live).map_err(failed)?;
+            live = self.files.open_live().map_err(failed)?;
         }
-        file.append(&lines).map_err(failed)
+        live.append(&lines).map_err(failed)
     }
 
     fn lines(&self, letters: &[Letter], now: SystemTime) -> Vec<u8> {
@@ -74,8 +92,6 @@ impl DeadLetters {
         let time = rfc3339(i64::try_from(now).unwrap_or(i64::MAX));
         let mut lines = Vec::new();
         for letter in letters {
-            let digest = Sha256::digest(letter.document.as_bytes());
-            let sha256: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
             let line = Line {
                 time: &time,
                 pipeline: &self.pipeline,
@@ -83,7 +99,7 @@ impl DeadLetters {
                 id: &letter.id,
                 reason: &letter.reason,
                 document: &letter.document,
-                sha256: &sha256,
+                sha256: &checksum(letter),
             };
             serde_json::to_writer(&mut lines, &line).expect("strings can always be written");
             lines.push(b'\n');
@@ -102,34 +118,18 @@ struct Line<'a> {
     id: &'a str,
     reason: &'a str,
     document: &'a str,
-    /// The first 16 hexadecimal digits of the document's SHA-256.
+    /// See [`checksum`].
     sha256: &'a str,
 }
 
-/// A name of its own for every pipeline, whatever is in the pipeline's name: bytes other than
-/// letters, digits, `-`, `_` and inner dots are written as `%` and two digits.
-fn file_name(pipeline: &str) -> String {
-    use std::fmt::Write as _;
-
-    // A file's name may have 255 bytes on every file system that a node has.
-    const LONGEST: usize = 200;
-    let mut name = String::new();
-    for (at, byte) in pipeline.bytes().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            b'.' if at > 0 => name.push('.'),
-            _ => write!(name, "%{byte:02X}").expect("writing to memory does not fail"),
-        }
+/// The first 16 hexadecimal digits of the SHA-256 of what sending it again takes: index, id and
+/// document, with a line's end between them.
+fn checksum(letter: &Letter) -> String {
+    let mut sha = Sha256::new();
+    for text in [&letter.index, "\n", &letter.id, "\n", &letter.document] {
+        sha.update(text);
     }
-    if name.len() > LONGEST {
-        let digest = Sha256::digest(pipeline.as_bytes());
-        name.truncate(LONGEST);
-        name.push('%');
-        for byte in &digest[..8] {
-            write!(name, "{byte:02x}").expect("writing to memory does not fail");
-        }
-    }
-    name + ".ndjson"
+    sha.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn letter(document: &str) -> Letter {
+    pub(super) fn letter(document: &str) -> Letter {
         Letter {
             index: "fluentd".into(),
             id: "AAAAAAAAAAABBx".into(),
@@ -162,32 +162,77 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0]["document"], r#"{"a":"é\n"}"#);
         assert_eq!(lines[0]["pipeline"], "flow/logging/flink");
-        // From `printf '{}' | sha256sum`.
-        assert_eq!(lines[1]["sha256"], "44136fa355b3678a");
+        // From `printf 'fluentd\nAAAAAAAAAAABBx\n{}' | sha256sum`.
+        assert_eq!(lines[1]["sha256"], "0270ea3826b2931f");
         let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
         assert_eq!((mode(&directory), mode(&path)), (0o700, 0o600));
     }
 
-    #[test]
-    fn a_full_file_takes_all_or_nothing() {
-        let state = tempfile::tempdir().expect("a directory");
-        let mut letters = DeadLetters::new(state.path(), "flink");
-        letters.write(&[letter("1")]).expect("write");
-        let one = fs::metadata(&letters.path).expect("metadata").len();
-        letters.max_bytes = 2 * one + 10;
-        let error = letters.write(&[letter("2"), letter("3")]).expect_err("full");
-        assert!(matches!(error, DeadLetterError::Full { .. }));
-        letters.write(&[letter("2")]).expect("one more fits");
-        assert_eq!(fs::metadata(&letters.path).expect("metadata").len(), 2 * one);
+    /// The length of each older file, and of the live one.
+    fn lengths(letters: &DeadLetters) -> Vec<u64> {
+        let older = letters.files.older().expect("names").into_iter();
+        older.chain([letters.files.live()]).map(|path| length(&path)).collect()
+    }
+
+    fn length(path: &Path) -> u64 {
+        fs::metadata(path).expect("metadata").len()
     }
 
     #[test]
-    fn every_pipeline_has_a_file_of_its_own() {
-        assert_eq!(file_name("flink"), "flink.ndjson");
-        assert_eq!(file_name("../x"), "%2E.%2Fx.ndjson");
-        assert_ne!(file_name("a/b"), file_name("a%2Fb"));
-        let (long, longer) = ("x".repeat(300), "x".repeat(301));
-        assert_ne!(file_name(&long), file_name(&longer));
-        assert!(file_name(&longer).len() < 255);
+    fn a_live_file_that_is_long_is_set_aside() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mut letters = DeadLetters::new(state.path(), "flink");
+        letters.write(&[letter("1")]).expect("write");
+        let one = length(&letters.files.live());
+        letters.live_bytes = 2 * one;
+        for document in ["2", "3"] {
+            letters.write(&[letter(document)]).expect("write");
+        }
+        assert_eq!(lengths(&letters), [2 * one, one]);
+        let long = "4".repeat(3 * usize::try_from(one).expect("small"));
+        letters.write(&[letter(&long)]).expect("what is long alone has a file alone");
+        letters.write(&[letter("5"), letter("6")]).expect("write");
+        let lengths = lengths(&letters);
+        assert_eq!((lengths.len(), lengths[1], lengths[3]), (4, one, 2 * one));
+        for path in letters.files.older().expect("names") {
+            let mode = fs::metadata(&path).expect("metadata").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn files_that_are_full_take_all_or_nothing() {
+        let state = tempfile::tempdir().expect("a directory");
+        let mut letters = DeadLetters::new(state.path(), "flink");
+        letters.write(&[letter("1")]).expect("write");
+        let one = length(&letters.files.live());
+        letters.live_bytes = one;
+        letters.max_bytes = 3 * one + 10;
+        letters.write(&[letter("2")]).expect("write");
+        let error = letters.write(&[letter("3"), letter("4")]).expect_err("full");
+        assert!(matches!(error, DeadLetterError::Full { .. }));
+        letters.write(&[letter("3")]).expect("one more fits");
+        letters.write(&[letter("4")]).expect_err("full");
+        assert_eq!(lengths(&letters), [one, one, one]);
+        fs::remove_file(&letters.files.older().expect("names")[0]).expect("remove");
+        letters.write(&[letter("4")]).expect("there is room again");
+    }
+
+    #[test]
+    fn writers_take_turns() {
+        let state = tempfile::tempdir().expect("a directory");
+        let letters = DeadLetters::new(state.path(), "flink");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let letters = letters.clone();
+                scope.spawn(move || {
+                    for _ in 0..25 {
+                        letters.write(&[letter("{}")]).expect("write");
+                    }
+                });
+            }
+        });
+        let text = fs::read_to_string(letters.files.live()).expect("read");
+        assert_eq!(text.lines().count(), 100);
     }
 }

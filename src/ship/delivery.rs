@@ -442,15 +442,15 @@ impl Rest {
 }
 
 /// What came back, and what it means.
-struct Judged {
-    answer: Answer,
+pub(super) struct Judged {
+    pub(super) answer: Answer,
     /// 0 without an answer.
-    status: u16,
-    retry_after: Option<Duration>,
-    detail: String,
+    pub(super) status: u16,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) detail: String,
 }
 
-fn judge(result: Result<Reply, Failure>, count: usize) -> Judged {
+pub(super) fn judge(result: Result<Reply, Failure>, count: usize) -> Judged {
     match result {
         Ok(Reply { status, retry_after, body }) => {
             let answer = response::judge(status, &body, count);

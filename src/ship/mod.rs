@@ -13,6 +13,7 @@
 //! - `delivery.rs` drives one batch, with `bulk.rs` to take its body apart; `queue.rs` those of an
 //!   output, `patience.rs` decides when it is dead.
 //! - `dead_letter.rs` and `local.rs` write to this machine's disk, both through `append.rs`.
+//! - `replay.rs` sends dead letters again, for the command; it shares none of an agent's state.
 //!
 //! For operators: `splashdam_bulk_requests_total{pipeline,result}` counts every request by how
 //! it ended; `no_answer` and `timeout` are those after which, behind an alias or data stream that
@@ -23,12 +24,13 @@ mod bulk;
 mod client;
 mod clock;
 mod credentials;
-mod dead_letter;
+pub(crate) mod dead_letter;
 mod delivery;
 mod health;
 mod local;
 mod patience;
 mod queue;
+pub(crate) mod replay;
 mod response;
 mod retry;
 

@@ -23,11 +23,11 @@ use crate::discover::StreamName;
 use crate::pipeline::batch::{Framing, Item, Outcome};
 use crate::pipeline::budget::Budget;
 
-const OK: &str = r#"{"status":201}"#;
-const BUSY: &str =
+pub(super) const OK: &str = r#"{"status":201}"#;
+pub(super) const BUSY: &str =
     r#"{"status":429,"error":{"type":"es_rejected_execution_exception","reason":"x"}}"#;
-const BAD: &str = r#"{"status":400,"error":{"type":"document_parsing_exception","reason":"[1:2] failed to parse: secret"}}"#;
-const CLOSED: &str =
+pub(super) const BAD: &str = r#"{"status":400,"error":{"type":"document_parsing_exception","reason":"[1:2] failed to parse: secret"}}"#;
+pub(super) const CLOSED: &str =
     r#"{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}"#;
 
 /// The id of a document with this number, whose line the runtime took at 33 ns.
@@ -176,11 +176,11 @@ fn channel(batches: Vec<Batch>) -> (mpsc::Receiver<Batch>, Report, Outcomes) {
 }
 
 /// A shipper that never ends is a failure and not a hanging test.
-async fn within<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), work).await.expect("it ends")
 }
 
-fn elasticsearch(hosts: &[&str]) -> Elasticsearch {
+pub(super) fn elasticsearch(hosts: &[&str]) -> Elasticsearch {
     Elasticsearch {
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         auth: Auth::None,
@@ -201,7 +201,7 @@ fn documents(outcome: &Outcome) -> (u64, u64, u64) {
 }
 
 /// An address where nobody listens.
-async fn nobody() -> String {
+pub(super) async fn nobody() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     format!("http://{}", listener.local_addr().expect("an address"))
 }

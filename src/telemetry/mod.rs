@@ -7,4 +7,5 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod readiness;
+pub(crate) mod terminal;
 pub mod throttle;
