@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
 mod configuration;
+mod dead_letter;
 mod documents;
 mod follow;
 mod kubernetes;

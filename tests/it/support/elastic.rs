@@ -58,16 +58,7 @@ impl Elastic {
     /// An index for one test, created with `mappings`; deleted when dropped.
     pub(crate) fn index(&self, mappings: &Value) -> Index<'_> {
         let index = self.missing_index();
-        let create = async {
-            let body = json!({
-                "settings": {"number_of_shards": 1, "number_of_replicas": 0},
-                "mappings": mappings,
-            });
-            let indices = self.client.indices();
-            let parts = IndicesCreateParts::Index(&index.name);
-            good(indices.create(parts).body(body).send().await).await
-        };
-        self.runtime.block_on(create);
+        index.create(mappings);
         index
     }
 
@@ -100,6 +91,29 @@ pub(crate) struct Index<'a> {
 }
 
 impl Index<'_> {
+    fn create(&self, mappings: &Value) {
+        let create = async {
+            let body = json!({
+                "settings": {"number_of_shards": 1, "number_of_replicas": 0},
+                "mappings": mappings,
+            });
+            let indices = self.elastic.client.indices();
+            let parts = IndicesCreateParts::Index(&self.name);
+            good(indices.create(parts).body(body).send().await).await
+        };
+        self.elastic.runtime.block_on(create);
+    }
+
+    /// An empty index of the same name in its place.
+    pub(crate) fn recreate(&self, mappings: &Value) {
+        let delete = async {
+            let parts = IndicesDeleteParts::Index(&[self.name.as_str()]);
+            good(self.elastic.client.indices().delete(parts).send().await).await
+        };
+        self.elastic.runtime.block_on(delete);
+        self.create(mappings);
+    }
+
     pub(crate) fn is_there(&self) -> bool {
         let names = [self.name.as_str()];
         let indices = self.elastic.client.indices();
