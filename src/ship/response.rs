@@ -7,7 +7,9 @@
 //! `error.reason` quotes values of documents and never leaves this file.
 //!
 //! Sources: Elasticsearch 8.19 and 9.1 `BulkItemResponse`, `ClusterBlocks`, `ShardLimitValidator`,
-//! `TransportBulkAction`; the failure store's answers in elastic/elasticsearch#113245.
+//! `TransportBulkAction`; the failure store's answers in elastic/elasticsearch#113245; what ingest
+//! processors lead to by asking an 8.19.8: `drop` is 200 (`result: noop`) where 201 is usual,
+//! `fail` 500 `fail_processor_exception`, `dissect` without a match 500 `find_match`, others 400.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -219,6 +221,10 @@ fn judge_item(item: &ItemResult) -> Verdict {
             Verdict::Retry(Cause::Unavailable)
         }
         400 | 413 | 422 => Verdict::Refused(Reason::new(&error.kind)),
+        // An ingest pipeline that does not take this document: it never will.
+        500 if matches!(error.kind.as_str(), "fail_processor_exception" | "find_match") => {
+            Verdict::Refused(Reason::new(&error.kind))
+        }
         401 => Verdict::Retry(Cause::Unauthorized),
         403 => Verdict::Retry(Cause::Forbidden),
         404 => Verdict::Retry(Cause::MissingIndex),
@@ -235,7 +241,9 @@ fn looks_permanent(status: u16, error: &ErrorInfo) -> Option<Cause> {
     match error.kind.as_str() {
         "" => None,
         // ClusterBlock's ids: 4 closed, 8 write block (frozen, mounted, made read-only by a
-        // lifecycle policy), 5 and 6 read-only, 12 and 13 flood stage, 1 and 2 cluster state.
+        // lifecycle policy), 5 and 6 read-only, 12 and 13 flood stage. 1 and 2, with 503, are a
+        // cluster that is starting or has no master: that passes.
+        "cluster_block_exception" if status == 503 => None,
         "cluster_block_exception" if says("/4/index closed") => Some(Cause::IndexClosed),
         "cluster_block_exception" if says("/8/index write") => Some(Cause::WriteBlocked),
         "cluster_block_exception" => Some(Cause::Blocked),
@@ -247,6 +255,12 @@ fn looks_permanent(status: u16, error: &ErrorInfo) -> Option<Cause> {
             () if says("pipeline with id [") && says("does not exist") => Some(Cause::MissingIndex),
             () => None,
         },
+        // A `pipeline` processor that names none, or itself; with status 500.
+        "illegal_state_exception" => {
+            let names = says("Pipeline processor configured for non-existent pipeline")
+                || says("Cycle detected for pipeline");
+            names.then_some(Cause::MissingIndex)
+        }
         "security_exception" if status == 401 => Some(Cause::Unauthorized),
         "security_exception" => Some(Cause::Forbidden),
         _ => None,

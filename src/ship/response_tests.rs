@@ -27,6 +27,8 @@ fn refused(kind: &str) -> Verdict {
 fn items_that_are_safe() {
     check(r#"{"status":201}"#, &Verdict::Indexed);
     check(r#"{"status":200,"failure_store":"not_enabled"}"#, &Verdict::Indexed);
+    // An ingest pipeline dropped it: 200, where a document that is there now has 201.
+    check(r#"{"status":200}"#, &Verdict::Indexed);
     check(r#"{"status":201,"failure_store":"used"}"#, &Verdict::Stored);
     check(
         r#"{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"[x]: version conflict, document already exists (current version [1])"}}"#,
@@ -46,6 +48,11 @@ fn items_that_are_refused_for_good() {
         let item = format!(
             r#"{{"status":400,"error":{{"type":"{kind}","reason":"Limit of total fields [1000] has been exceeded"}}}}"#
         );
+        check(&item, &refused(kind));
+    }
+    // What an ingest pipeline's `fail` and `dissect` lead to.
+    for kind in ["fail_processor_exception", "find_match"] {
+        let item = format!(r#"{{"status":500,"error":{{"type":"{kind}","reason":"no"}}}}"#);
         check(&item, &refused(kind));
     }
     check(
@@ -81,6 +88,12 @@ fn items_that_only_look_refused() {
             "index [fluentd] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded flood-stage watermark, index has read-only-allow-delete block];",
             Cause::Blocked,
         ),
+        (
+            503,
+            "cluster_block_exception",
+            "blocked by: [SERVICE_UNAVAILABLE/2/no master];",
+            Cause::Unavailable,
+        ),
         (400, "index_closed_exception", "closed", Cause::IndexClosed),
         (404, "index_not_found_exception", "no such index [x]", Cause::MissingIndex),
         (
@@ -89,6 +102,15 @@ fn items_that_only_look_refused() {
             "pipeline with id [geo] does not exist",
             Cause::MissingIndex,
         ),
+        (
+            500,
+            "illegal_state_exception",
+            "Pipeline processor configured for non-existent pipeline [geo]",
+            Cause::MissingIndex,
+        ),
+        (500, "illegal_state_exception", "Cycle detected for pipeline: geo", Cause::MissingIndex),
+        (500, "illegal_state_exception", "no", Cause::Unavailable),
+        (500, "null_pointer_exception", "", Cause::Unavailable),
         (403, "security_exception", "action is unauthorized", Cause::Forbidden),
         (401, "security_exception", "missing authentication", Cause::Unauthorized),
         (429, "es_rejected_execution_exception", "queue", Cause::TooManyRequests),
