@@ -18,3 +18,4 @@ mod refused;
 mod shutdown;
 mod support;
 mod tls;
+mod verdicts;

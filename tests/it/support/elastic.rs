@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use elasticsearch::auth::Credentials;
 use elasticsearch::cert::{Certificate, CertificateValidation};
-use elasticsearch::http::Url;
+use elasticsearch::http::headers::HeaderMap;
 use elasticsearch::http::response::Response;
 use elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
+use elasticsearch::http::{Method, Url};
 use elasticsearch::indices::{
     IndicesCreateParts, IndicesDeleteParts, IndicesExistsParts, IndicesGetMappingParts,
     IndicesRefreshParts,
@@ -60,6 +61,29 @@ impl Elastic {
         let index = self.missing_index();
         index.create(mappings);
         index
+    }
+
+    pub(crate) fn put(&self, path: &str, body: &Value) {
+        self.ask(Method::Put, path, body);
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) {
+        self.ask(Method::Post, path, body);
+    }
+
+    pub(crate) fn delete(&self, path: &str) {
+        self.ask(Method::Delete, path, &Value::Null);
+    }
+
+    /// Any request; it has to succeed. `null` is no body.
+    fn ask(&self, method: Method, path: &str, body: &Value) {
+        let body = (!body.is_null()).then(|| body.to_string());
+        let ask = async {
+            let headers = HeaderMap::new();
+            let query = None::<&()>;
+            good(self.client.send(method, path, headers, query, body, None).await).await
+        };
+        self.runtime.block_on(ask);
     }
 
     /// The name of an index that isn't there yet; deleted when dropped.

@@ -229,6 +229,14 @@ impl Agent {
         status(address, "/readyz").is_some_and(|code| code == 200)
     }
 
+    /// A sample of `/metrics`; 0 while it isn't there. `labels` in braces, as they stand there.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        let address = self.address.expect("only `run` serves telemetry");
+        let page = get(address, "/metrics").unwrap_or_default();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(labels));
+        value.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+    }
+
     pub(crate) fn wait_ready(&mut self) {
         wait_until(SOON, "the agent is ready", || {
             assert!(self.is_running(), "the agent has ended: {}", self.stderr());
@@ -284,11 +292,16 @@ fn free_address() -> SocketAddr {
 
 /// The status code of a GET, or nothing if there was no answer.
 fn status(address: SocketAddr, path: &str) -> Option<u16> {
+    get(address, path)?.split(' ').nth(1)?.parse().ok()
+}
+
+/// The whole answer to a GET, or nothing if there was none.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
     let timeout = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
+    Some(answer)
 }
