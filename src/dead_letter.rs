@@ -316,3 +316,6 @@ fn has_lines(files: &Files) -> anyhow::Result<bool> {
     })?;
     Ok(any)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ pub(crate) struct Letter {
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DeadLetterError {
+pub(crate) enum DeadLetterError {
     #[error("the dead-letter files {}* are full", path.display())]
     Full { path: PathBuf },
     #[error("cannot write the dead-letter file {}", path.display())]
@@ -50,7 +50,7 @@ pub(super) enum DeadLetterError {
 
 /// The dead letters of one pipeline. Clones write in turns.
 #[derive(Debug, Clone)]
-pub(super) struct DeadLetters {
+pub(crate) struct DeadLetters {
     pipeline: String,
     files: Files,
     max_bytes: u64,
@@ -59,7 +59,7 @@ pub(super) struct DeadLetters {
 }
 
 impl DeadLetters {
-    pub(super) fn new(state_dir: &Path, pipeline: &str) -> Self {
+    pub(crate) fn new(state_dir: &Path, pipeline: &str) -> Self {
         Self {
             pipeline: pipeline.to_owned(),
             files: Files::of(state_dir, pipeline),
@@ -70,7 +70,7 @@ impl DeadLetters {
     }
 
     /// Appends all of `letters` or none and waits until they are on the disk. Blocks.
-    pub(super) fn write(&self, letters: &[Letter]) -> Result<(), DeadLetterError> {
+    pub(crate) fn write(&self, letters: &[Letter]) -> Result<(), DeadLetterError> {
         let failed = |source| DeadLetterError::Write { path: self.files.live(), source };
         let lines = self.lines(letters, SystemTime::now());
         let new_bytes = lines.len() as u64;
@@ -234,5 +234,38 @@ mod tests {
         });
         let text = fs::read_to_string(letters.files.live()).expect("read");
         assert_eq!(text.lines().count(), 100);
+    }
+
+    #[test]
+    fn nobody_appends_to_a_file_that_was_set_aside() {
+        const COUNT: usize = 300;
+        let state = tempfile::tempdir().expect("a directory");
+        // Of another process: it knows nothing of the others' turns.
+        let open = || DeadLetters::new(state.path(), "flink");
+        let mut taken = 0;
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(move || {
+                for _ in 0..COUNT {
+                    while open().write(&[letter("{}")]).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let files = Files::of(state.path(), "flink");
+            loop {
+                let is_last = writer.is_finished();
+                // Fails while the writer has the lock.
+                drop(files.set_live_aside());
+                for path in files.older().expect("names") {
+                    let text = fs::read_to_string(&path).expect("read");
+                    fs::remove_file(&path).expect("remove");
+                    taken += text.lines().count();
+                }
+                if is_last {
+                    break;
+                }
+            }
+        });
+        assert_eq!(taken, COUNT, "what was read whole was all that was ever in it");
     }
 }

@@ -147,6 +147,7 @@ async fn replay_given(
         tally: Tally::default(),
         tell,
     };
+    files.remove_unfinished().map_err(|source| failed(&files.live(), source))?;
     replay.set_live_aside(files).await?;
     for path in files.older().map_err(|source| failed(&files.live(), source))? {
         replay.file(&path).await?;

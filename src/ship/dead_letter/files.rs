@@ -3,10 +3,11 @@
 //! Owns the names in `<state>/dead-letter/` and how a live file becomes an older one:
 //!
 //! ```text
-//! flink.ndjson      appended to by the agent, under its lock
-//! flink.ndjson.1    set aside; only a replay changes it, by replacing or removing it whole
-//! flink.ndjson.2    younger
-//! replay.lock       held by the one replay that may run
+//! flink.ndjson        appended to by the agent, under its lock
+//! flink.ndjson.1      set aside; only a replay changes it, by replacing or removing it whole
+//! flink.ndjson.2      younger
+//! flink.ndjson.2.new  what is to take the place of it
+//! replay.lock         held by the one replay that may run
 //! ```
 //!
 //! Guarantees that a file is set aside only under the lock of the live file, so that nobody can
@@ -66,6 +67,17 @@ impl Files {
         Ok(self.numbers()?.into_iter().map(|number| self.numbered(number)).collect())
     }
 
+    /// Removes what a replay that died wrote beside an older file. Needs the lock of the replay.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        for name in names_in(&self.directory)? {
+            let older = name.strip_suffix(UNFINISHED).and_then(split_number);
+            if older.is_some_and(|(live, _)| live == self.name) {
+                fs::remove_file(self.directory.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     fn numbers(&self) -> io::Result<Vec<u64>> {
         let mut numbers: Vec<u64> = (names_in(&self.directory)?.iter())
             .filter_map(|name| split_number(name))
@@ -97,10 +109,16 @@ impl Files {
     /// Opens and locks the live file, which is made if it isn't there. Fails if somebody else has
     /// the lock.
     pub(in crate::ship) fn open_live(&self) -> io::Result<Appender> {
+        self.open_live_and(|| ())
+    }
+
+    /// Calls `opened` where somebody else may have been faster: before it is looked again.
+    fn open_live_and(&self, mut opened: impl FnMut()) -> io::Result<Appender> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let path = self.live();
         for _ in 0..TRIES {
             let file = Appender::open(&path)?;
+            opened();
             // It may have been set aside between the opening and the lock.
             if file.is_at(&path) {
                 return Ok(file);
@@ -145,6 +163,9 @@ pub(crate) fn lock_replay(state_dir: &Path) -> io::Result<Option<File>> {
 }
 
 const EXTENSION: &str = ".ndjson";
+
+/// What a replacement has behind the name of the file that it is to replace.
+pub(crate) const UNFINISHED: &str = ".new";
 
 pub(crate) fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("dead-letter")
@@ -243,6 +264,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_replay_left_unfinished_is_removed() {
+        let state = tempfile::tempdir().expect("a directory");
+        let files = Files::of(state.path(), "flink");
+        files.remove_unfinished().expect("there is no directory");
+        fs::create_dir(directory(state.path())).expect("a directory");
+        let names = ["flink.ndjson", "flink.ndjson.9", "flink.ndjson.new", "other.ndjson.9.new"];
+        for name in names.into_iter().chain(["flink.ndjson.9.new", "flink.ndjson.10.new"]) {
+            fs::write(directory(state.path()).join(name), "{}\n").expect("write");
+        }
+        files.remove_unfinished().expect("removed");
+        let mut left = names_in(&directory(state.path())).expect("names");
+        left.sort();
+        assert_eq!(left, names);
+    }
+
+    #[test]
     fn the_live_file_is_set_aside_under_its_lock() {
         let state = tempfile::tempdir().expect("a directory");
         let files = Files::of(state.path(), "flink");
@@ -257,6 +294,28 @@ mod tests {
         drop(files.open_live().expect("a new one"));
         files.set_live_aside().expect("an empty one stays");
         assert_eq!(files.older().expect("names"), [files.numbered(1)]);
+    }
+
+    #[test]
+    fn who_gets_the_lock_of_a_file_that_was_set_aside_opens_the_next() {
+        let state = tempfile::tempdir().expect("a directory");
+        let files = Files::of(state.path(), "flink");
+        files.open_live().expect("open").append(b"1\n").expect("append");
+        let mut times = 0;
+        let mut live = files
+            .open_live_and(|| {
+                times += 1;
+                if times == 1 {
+                    fs::rename(files.live(), files.numbered(1)).expect("rename");
+                }
+            })
+            .expect("open");
+        live.append(b"2\n").expect("append");
+        assert_eq!(fs::read(files.numbered(1)).expect("read"), b"1\n");
+        assert_eq!(fs::read(files.live()).expect("read"), b"2\n");
+        drop(live);
+        let away = || fs::rename(files.live(), files.numbered(2)).expect("rename");
+        files.open_live_and(away).expect_err("it is never the live one");
     }
 
     #[test]

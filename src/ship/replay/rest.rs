@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use crate::ship::append::sync_directory;
+use crate::ship::dead_letter::files::UNFINISHED;
 
 /// See the module's documentation. What is dropped without having been put in place is removed.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Rest {
     /// For the file at `path`; writes nothing yet.
     pub(super) fn of(path: &Path) -> Self {
         let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
+        beside.push(UNFINISHED);
         Self { path: path.to_owned(), beside: beside.into(), out: None }
     }
 
@@ -55,7 +56,7 @@ impl Rest {
 impl Drop for Rest {
     fn drop(&mut self) {
         if self.out.is_some() {
-            // One that can't be removed now is overwritten by the next replay.
+            // One that can't be removed now is removed by the next replay.
             drop(fs::remove_file(&self.beside));
         }
     }

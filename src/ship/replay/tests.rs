@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -315,21 +316,124 @@ async fn a_live_file_that_is_being_written_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_replaced_stays_as_it_is() {
-    let peer = Peer::start([Scripted::Items(vec![OK, BAD])]).await;
-    let bench = Bench::with(&["1", "2"]);
+async fn what_is_in_the_way_of_a_replacement_leaves_the_file_as_it_is() {
+    let barrier = Arc::new(tokio::sync::Barrier::new(2));
+    let script = [Scripted::Meet(Arc::clone(&barrier)), Scripted::Items(vec![BAD])];
+    let peer = Peer::start(script).await;
+    let mut bench = Bench::with(&["1", "2"]);
+    bench.batch_bytes = 1;
     let in_the_way = bench.state.path().join("dead-letter/flink.ndjson.1.new");
-    fs::create_dir(&in_the_way).expect("a directory");
     let output = elasticsearch(&[&peer.url]);
     let clock = Clock::Virtual(Arc::clone(&bench.clock));
     let deadline = clock.now() + bench.deadline;
-    let orders = Orders { output: &output, batch_bytes: 1000, deadline };
+    let orders = Orders { output: &output, batch_bytes: 1, deadline };
     let given = Given { clock, seed: 0, timeouts: Timeouts::default() };
-    let result = within(replay_given(orders, &bench.files, given, &mut |_| ())).await;
+    let mut tell = |_: &str| ();
+    let replay = replay_given(orders, &bench.files, given, &mut tell);
+    let obstruct = async {
+        while peer.seen().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        fs::create_dir(&in_the_way).expect("a directory");
+        barrier.wait().await;
+    };
+    let (result, ()) = within(async { tokio::join!(replay, obstruct) }).await;
     let error = result.expect_err("there is no room for what stays");
     assert!(matches!(error, ReplayError::File { .. }), "{error}");
     assert_eq!(bench.left(), ["1", "2"]);
     fs::remove_dir(&in_the_way).expect("remove");
+    fs::write(&in_the_way, "left by a crash").expect("write");
     let tally = bench.tally(&peer).await;
     assert_eq!(tally, "1 indexed, 1 already there, 0 refused again, 0 not sent");
+    assert!(!in_the_way.try_exists().expect("a look"));
+}
+
+/// One replay among others.
+#[derive(Debug, Clone)]
+struct Round {
+    /// Letters that the agent writes before.
+    new: usize,
+    /// Letters that it writes while the replay runs.
+    meanwhile: usize,
+    /// What the peer answers, see [`scripted`].
+    answers: Vec<u8>,
+    /// After how many requests the replay is killed.
+    killed_after: usize,
+    batch_bytes: usize,
+}
+
+fn rounds() -> impl Strategy<Value = Vec<Round>> {
+    let answers = prop::collection::vec(0u8..8, 0..6);
+    let round = (0usize..5, 0usize..3, answers, 0usize..8, 1usize..600);
+    let round = round.prop_map(|(new, meanwhile, answers, killed_after, batch_bytes)| Round {
+        new,
+        meanwhile,
+        answers,
+        killed_after,
+        batch_bytes,
+    });
+    prop::collection::vec(round, 1..5)
+}
+
+fn scripted(answer: u8) -> Scripted {
+    match answer {
+        0 | 1 => Scripted::Commit,
+        2 => Scripted::CommitAndTear,
+        3 => Scripted::CommitAndTearAnswer,
+        4 => status(429),
+        5 => status(403),
+        6 => Scripted::Items(vec![BAD]),
+        _ => Scripted::Items(vec![OK, BUSY]),
+    }
+}
+
+/// Writes letters with ids that no other has.
+fn write_new(bench: &Bench, written: &mut Vec<String>, count: usize) {
+    for _ in 0..count {
+        let number = written.len();
+        written.push(format!("{{\"n\":{number}}}"));
+        bench.letters.write(&[letter(number, &written[number])]).expect("write");
+    }
+}
+
+async fn check_rounds(rounds: Vec<Round>) {
+    let mut bench = Bench::new();
+    let mut written = Vec::new();
+    let mut kept = Vec::new();
+    for round in rounds {
+        write_new(&bench, &mut written, round.new);
+        bench.batch_bytes = round.batch_bytes;
+        let peer = Peer::start(round.answers.iter().map(|answer| scripted(*answer))).await;
+        let output = elasticsearch(&[&peer.url]);
+        tokio::select! {
+            _ = bench.replay(&output) => {}
+            () = async {
+                while peer.seen().len() < round.killed_after + 1 {
+                    tokio::task::yield_now().await;
+                }
+            } => {}
+        }
+        write_new(&bench, &mut written, round.meanwhile);
+        kept.extend(peer.kept().into_values());
+        // Whatever the peers have or the files: nothing is nowhere.
+        let left = bench.left();
+        for document in &written {
+            assert!(kept.contains(document) || left.contains(document), "{document} is lost");
+        }
+    }
+    let peer = Peer::start([]).await;
+    bench.tally(&peer).await;
+    assert!(bench.left().is_empty());
+    kept.extend(peer.kept().into_values());
+    assert!(written.iter().all(|document| kept.contains(document)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_answered_and_killed_no_letter_is_lost(rounds in rounds()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(check_rounds(rounds));
+    }
 }
