@@ -70,11 +70,7 @@ impl Request<'_> {
 ///
 /// # Errors
 /// The directory can't be read, or `out` can't be written.
-pub(crate) fn list(
-    mut request: Request<'_>,
-    json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<bool> {
+pub(crate) fn list(request: Request<'_>, json: bool, out: &mut impl Write) -> anyhow::Result<bool> {
     let files = request.files()?;
     let mut widths = Widths::default();
     if !json {
@@ -86,42 +82,57 @@ pub(crate) fn list(
             Ok(())
         })?;
     }
-    let mut sum = Sum::default();
-    let mut is_whole = true;
-    each_line(&files, |path, line| {
+    let mut listing = Listing { request, json, widths, sum: Sum::default(), is_whole: true };
+    each_line(&files, |path, line| listing.take(path, line, out))?;
+    if json {
+        listing.request.complain(listing.sum);
+    } else {
+        writeln!(out, "{}", listing.sum)?;
+    }
+    Ok(listing.is_whole)
+}
+
+/// What `list` prints, as it goes.
+struct Listing<'a> {
+    request: Request<'a>,
+    json: bool,
+    widths: Widths,
+    sum: Sum,
+    is_whole: bool,
+}
+
+impl Listing<'_> {
+    fn take(
+        &mut self,
+        path: &Path,
+        line: io::Result<Line>,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
         match line {
             Ok(Line { content: Ok(written), raw, .. }) => {
-                if json {
-                    out.write_all(
-                        escape_json(String::from_utf8_lossy(&raw).trim_end()).as_bytes(),
-                    )?;
-                    writeln!(out)?;
+                if self.json {
+                    let line = String::from_utf8_lossy(&raw);
+                    writeln!(out, "{}", escape_json(line.trim_end()))?;
                 } else {
-                    if sum.letters == 0 {
-                        widths.write_head(out)?;
+                    if self.sum.letters == 0 {
+                        self.widths.write_head(out)?;
                     }
-                    widths.write(out, &written)?;
+                    self.widths.write(out, &written)?;
                 }
-                sum.count(written);
+                self.sum.count(written);
             }
             Ok(Line { content: Err(damage), number, .. }) => {
-                is_whole = false;
-                sum.damaged += 1;
-                request.complain(format_args!("{}:{number}: {damage}", path.display()));
+                self.is_whole = false;
+                self.sum.damaged += 1;
+                self.request.complain(format_args!("{}:{number}: {damage}", path.display()));
             }
             Err(error) => {
-                is_whole = false;
-                request.complain(format_args!("{}: {error}", path.display()));
+                self.is_whole = false;
+                self.request.complain(format_args!("{}: {error}", path.display()));
             }
         }
         Ok(())
-    })?;
-    if json {
-        request.complain(sum);
-    } else {
-        writeln!(out, "{sum}")?;
     }
-    Ok(is_whole)
 }
 
 /// Hands every line of `all` to `take`; a file that can't be read gives one error.

@@ -50,6 +50,9 @@ const MAX_DOCUMENTS: usize = 1000;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_LOOK: Duration = Duration::from_millis(50);
 
+/// Why letters are left that were not sent before it was too late.
+const DEADLINE: &str = "deadline";
+
 /// Why a pipeline's letters were left alone.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplayError {
@@ -195,7 +198,7 @@ enum Fate {
 /// Whether there is to be another request.
 enum Next {
     Go,
-    Wait(Cause, Option<Duration>),
+    Wait(Option<Duration>),
     Stop(&'static str),
 }
 
@@ -291,13 +294,13 @@ impl Replay<'_> {
                 return;
             }
             let next = match self.ask(chunk, &part).await {
-                None => Next::Stop("deadline"),
+                None => Next::Stop(DEADLINE),
                 Some(exchange) => self.heard(exchange, chunk, part, &mut parts),
             };
             match next {
                 Next::Go => {}
                 Next::Stop(cause) => self.stopped = Some(cause),
-                Next::Wait(cause, floor) => self.wait(cause, floor).await,
+                Next::Wait(floor) => self.wait(floor).await,
             }
         }
     }
@@ -322,66 +325,52 @@ impl Replay<'_> {
         part: Vec<usize>,
         parts: &mut Vec<Vec<usize>>,
     ) -> Next {
-        let Judged { answer, status, retry_after, detail } = judge(result, part.len());
-        let (verdicts, whole) = match answer {
-            Answer::AllIndexed => (vec![Verdict::Indexed; part.len()], None),
-            Answer::Items(verdicts) => (verdicts, None),
-            Answer::Whole(Whole::TooLarge) => (Vec::new(), Some(Reason::new("too_large"))),
-            Answer::Whole(Whole::Refused(reason)) => (Vec::new(), Some(reason)),
+        let count = part.len();
+        let Judged { answer, status, retry_after, detail } = judge(result, count);
+        let (cause, next) = match answer {
+            Answer::AllIndexed => {
+                part.into_iter().for_each(|at| chunk[at].fate = Fate::Indexed);
+                (None, Next::Go)
+            }
+            Answer::Items(verdicts) => {
+                let (cause, again) = settle_items(chunk, part, verdicts);
+                if again.len() < count {
+                    self.backoff.reset();
+                }
+                let next = if again.is_empty() { Next::Go } else { Next::Wait(retry_after) };
+                parts.push(again);
+                (cause, next)
+            }
+            Answer::Whole(Whole::TooLarge) => {
+                halve(chunk, &part, Reason::new("too_large"), parts);
+                (None, Next::Go)
+            }
+            Answer::Whole(Whole::Refused(reason)) => {
+                halve(chunk, &part, reason, parts);
+                (None, Next::Go)
+            }
             Answer::Whole(Whole::Retry(cause)) => {
                 parts.push(part);
-                self.trouble(cause, &host, status, &detail);
-                return match cause {
+                let next = match cause {
                     _ if cause.pauses() => Next::Stop(cause.as_str()),
                     _ if fail_over => Next::Go,
-                    _ => Next::Wait(cause, retry_after),
+                    _ => Next::Wait(retry_after),
                 };
+                (Some(cause), next)
             }
         };
-        if let Some(reason) = whole {
-            if let [only] = part[..] {
-                chunk[only].fate = Fate::Refused(reason);
-            } else {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second.to_vec(), first.to_vec()]);
-            }
-            return Next::Go;
+        match cause {
+            Some(cause) => self.trouble(cause, &host, status, &detail),
+            None => self.backoff.reset(),
         }
-        let mut again = Vec::new();
-        let mut again_because = None;
-        for (at, verdict) in part.into_iter().zip(verdicts) {
-            chunk[at].fate = match verdict {
-                Verdict::Indexed => Fate::Indexed,
-                Verdict::Duplicate => Fate::Duplicate,
-                Verdict::Stored => Fate::Stored,
-                Verdict::Refused(reason) => Fate::Refused(reason),
-                Verdict::Retry(cause) if cause.pauses() => {
-                    self.trouble(cause, &host, status, &detail);
-                    Fate::Left(cause.as_str())
-                }
-                Verdict::Retry(cause) => {
-                    again_because.get_or_insert(cause);
-                    again.push(at);
-                    continue;
-                }
-            };
-            self.backoff.reset();
-        }
-        parts.push(again);
-        match again_because {
-            None => Next::Go,
-            Some(cause) => {
-                self.trouble(cause, &host, status, &detail);
-                Next::Wait(cause, retry_after)
-            }
-        }
+        next
     }
 
     /// Waits before the next request, if there can be one before the deadline.
-    async fn wait(&mut self, cause: Cause, floor: Option<Duration>) {
+    async fn wait(&mut self, floor: Option<Duration>) {
         let wait = self.backoff.next_wait(floor);
         if self.clock.now() + wait >= self.orders.deadline {
-            self.stopped = Some(cause.as_str());
+            self.stopped = Some(self.said.map_or(DEADLINE, Cause::as_str));
         } else {
             self.clock.sleep(wait).await;
         }
@@ -402,6 +391,45 @@ impl Replay<'_> {
         let next = if cause.pauses() { "somebody has to mend that" } else { "trying again" };
         (self.tell)(&format!("{text}; {next}"));
     }
+}
+
+/// Gives the letters of `part` the fates that `verdicts` are; the trouble, and which to send again.
+fn settle_items(
+    chunk: &mut [Held],
+    part: Vec<usize>,
+    verdicts: Vec<Verdict>,
+) -> (Option<Cause>, Vec<usize>) {
+    let mut again = Vec::new();
+    let (mut waits_for, mut left_for) = (None, None);
+    for (at, verdict) in part.into_iter().zip(verdicts) {
+        chunk[at].fate = match verdict {
+            Verdict::Indexed => Fate::Indexed,
+            Verdict::Duplicate => Fate::Duplicate,
+            Verdict::Stored => Fate::Stored,
+            Verdict::Refused(reason) => Fate::Refused(reason),
+            Verdict::Retry(cause) if cause.pauses() => {
+                left_for.get_or_insert(cause);
+                Fate::Left(cause.as_str())
+            }
+            Verdict::Retry(cause) => {
+                waits_for.get_or_insert(cause);
+                again.push(at);
+                Fate::Open
+            }
+        };
+    }
+    // What is waited for names what is left in the end.
+    (waits_for.or(left_for), again)
+}
+
+/// Two halves in place of `part`; a single letter is refused.
+fn halve(chunk: &mut [Held], part: &[usize], reason: Reason, parts: &mut Vec<Vec<usize>>) {
+    if let [only] = *part {
+        chunk[only].fate = Fate::Refused(reason);
+        return;
+    }
+    let (first, second) = part.split_at(part.len() / 2);
+    parts.extend([second.to_vec(), first.to_vec()]);
 }
 
 /// A bulk request of these letters.
