@@ -32,10 +32,12 @@ use crate::enrich::pods_file::PodsFile;
 use crate::enrich::{self, PodStore};
 use crate::pipeline::batch::{Outcome, Told};
 use crate::pipeline::budget::Budget;
+use crate::pipeline::held::Held;
 use crate::pipeline::inbox::{Command, Event, Inbox};
 use crate::pipeline::outlet::{IN_FLIGHT_MAX, Output, Totals};
 use crate::pipeline::worker::{Report, Rescan, Setup, Worker};
 use crate::ship::{Health, Shipper};
+use crate::tail::spool::{Copied, Spool};
 use crate::telemetry::metrics::AgentMetrics;
 use crate::telemetry::readiness::{Condition, Readiness};
 use crate::telemetry::{self, throttle};
@@ -274,7 +276,13 @@ impl Running {
             let oldest = (0..agent.threads).map(|_| AtomicI64::new(0)).collect();
             outputs.push(Output { batches: output, oldest: Arc::new(oldest) });
         }
+        let spool = Spool::new(&agent.state.dir);
+        let copies = spool.list();
+        let spooled_bytes = copies.iter().map(Copied::bytes).sum();
+        let held = Arc::new(Held::new(agent.held, agent.threads, spooled_bytes));
+        let mut copies = copies_of(copies, agent.threads);
         let forget = ForgottenPods::new(saved_pods, saver.clone(), Arc::clone(&pods));
+        copies.iter().flatten().filter_map(Copied::stream).for_each(|name| forget.seen(&name));
         let discovery = start_discovery(agent, &inboxes, &readiness, forget)?;
         let rescan = discovery.asker();
         let (reporter, reports) = mpsc::channel(agent.threads);
@@ -293,6 +301,9 @@ impl Running {
                 once: mode != Mode::Follow,
                 rescan: Rescan(Arc::clone(&rescan)),
                 alive: Arc::clone(&readiness),
+                held: Arc::clone(&held),
+                spool: spool.clone(),
+                copies: std::mem::take(&mut copies[index]),
             };
             let reporter = reporter.clone();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -340,8 +351,11 @@ impl Running {
                 },
                 _ = tick.tick() => self.tick(),
                 wish = wishes.next() => {
-                    let at_once = wish == Wish::Deadline || draining.is_some();
-                    let command = if at_once { Command::Stop } else { Command::Drain };
+                    let command = match wish {
+                        Wish::Deadline => Command::Stop,
+                        Wish::Signal if draining.is_some() => Command::Abort,
+                        Wish::Signal => Command::Drain,
+                    };
                     in_time &= command == Command::Drain;
                     let deadline = || tokio::time::Instant::now() + self.agent.drain;
                     draining.get_or_insert_with(deadline);
@@ -425,6 +439,17 @@ fn shares(checkpoint: &Checkpoint, workers: usize) -> Vec<Checkpoint> {
         // No stream has a name that can't be read; the first worker finds it gone.
         let worker = StreamName::parse(&key.stream).map_or(0, |name| worker_of(&name, workers));
         shares[worker].insert(key.clone(), entry.clone());
+    }
+    shares
+}
+
+/// What each worker has to know of the copies that an earlier process made.
+fn copies_of(copies: Vec<Copied>, workers: usize) -> Vec<Vec<Copied>> {
+    let mut shares = vec![Vec::new(); workers];
+    for copy in copies {
+        if let Some(name) = copy.stream() {
+            shares[worker_of(&name, workers)].push(copy);
+        }
     }
     shares
 }

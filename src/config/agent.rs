@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::units::MIB;
+use super::units::{GIB, MIB};
 
 /// Everything that is true for the whole process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub struct Agent {
     /// The node whose pods are asked for. Empty unless `kubernetes.source` is `api`.
     pub node_name: String,
     pub logs: Logs,
+    pub held: Held,
     pub state: State,
     /// Bytes that may be held between reading and acknowledgement.
     pub memory_budget_bytes: usize,
@@ -44,6 +45,11 @@ impl Default for Agent {
                 start: Start::Oldest,
                 include_self: false,
                 rescan: Duration::from_secs(5),
+            },
+            held: Held {
+                max_bytes: 2 * GIB as u64,
+                max_files: 4096,
+                spool_bytes: 256 * MIB as u64,
             },
             state: State {
                 dir: PathBuf::from("/var/lib/splashdam"),
@@ -93,6 +99,16 @@ pub enum Start {
     Newest,
     /// Lines whose runtime time is at most this old.
     Since(Duration),
+}
+
+/// How much is held of deleted files that are not read to their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Beyond it the stream that holds most gives up its oldest part.
+    pub max_bytes: u64,
+    pub max_files: u64,
+    /// What is copied to the state directory when the process ends.
+    pub spool_bytes: u64,
 }
 
 /// The state directory.

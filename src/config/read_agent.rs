@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::agent::{Agent, Kubernetes, LineFormat, Logs, PodSource, Start, State};
+use super::agent::{Agent, Held, Kubernetes, LineFormat, Logs, PodSource, Start, State};
 use super::environment::Environment;
 use super::setting::{Section, Setting};
 use super::text_file;
@@ -27,8 +27,8 @@ pub(super) fn read(root: Setting<'_>, environment: &Environment) -> Agent {
             Some(name) => name.text().unwrap_or_default(),
             None => environment.get(NODE_NAME).unwrap_or_default().to_owned(),
         };
-        s.not_yet("held");
         let logs = s.section("logs", logs);
+        let held = s.section("held", held);
         let state = s.section("state", state);
         let memory_budget_bytes = s.section("memory", |s| {
             let budget = s.get("budget").and_then(|budget| budget.size(8 * MIB..=64 * GIB));
@@ -47,6 +47,7 @@ pub(super) fn read(root: Setting<'_>, environment: &Environment) -> Agent {
         Agent {
             node_name,
             logs,
+            held,
             state,
             memory_budget_bytes,
             threads: threads.unwrap_or(default.threads),
@@ -94,6 +95,20 @@ fn start(setting: Setting<'_>) -> Option<Start> {
             None => setting.expected("`oldest`, `newest` or a duration such as 1h"),
         },
         None => setting.expected("`oldest`, `newest` or a duration such as 1h"),
+    }
+}
+
+fn held(s: &mut Section<'_>) -> Held {
+    let default = Agent::default().held;
+    let size = |setting: Option<Setting<'_>>, default: u64| {
+        let size = setting.and_then(|size| size.size(0..=1024 * GIB));
+        size.map_or(default, |size| size as u64)
+    };
+    let max_files = s.get("max_files").and_then(|files| files.number(0..=1_000_000));
+    Held {
+        max_bytes: size(s.get("max_bytes"), default.max_bytes),
+        max_files: max_files.map_or(default.max_files, |files| files as u64),
+        spool_bytes: size(s.get("spool"), default.spool_bytes),
     }
 }
 

@@ -125,7 +125,7 @@ fn the_reference_configuration_names_every_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("config/agent.yaml")).unwrap();
     let reference = yaml::documents(&"agent.yaml".into(), &text, &Report::default()).remove(0);
-    let sections = ["", "logs", "state", "memory", "kubernetes", "shutdown", "telemetry"];
+    let sections = ["", "logs", "held", "state", "memory", "kubernetes", "shutdown", "telemetry"];
     let mut keys = 0;
     for section in sections {
         let (text, node) = match section {
@@ -141,7 +141,7 @@ fn the_reference_configuration_names_every_key() {
             keys += 1;
         }
     }
-    assert_eq!(keys, 10 + 7 + 2 + 1 + 3 + 1 + 1);
+    assert_eq!(keys, 11 + 7 + 3 + 2 + 1 + 3 + 1 + 1);
 }
 
 #[test]
@@ -252,8 +252,8 @@ fn mistakes_in_the_agent_file() {
             "DIR/agent.yaml:2:1: duplicate key `threads`, the first is in line 1",
         ),
         (
-            "held: {max_bytes: 2GiB}\n",
-            "DIR/agent.yaml:1:1: `held` is not available in this version",
+            "held: {max_byte: 2GiB}\n",
+            "DIR/agent.yaml:1:8: unknown key `max_byte`; did you mean `max_bytes`?",
         ),
         (
             "telemetry: {status_listen: 127.0.0.1:9103}\n",
@@ -269,7 +269,7 @@ fn mistakes_in_the_agent_file() {
         ),
         (
             "a: 1\n---\nb: 1\n",
-            "DIR/agent.yaml:3:1: the agent's file must hold one document\nDIR/agent.yaml:1:1: unknown key `a`; known here: `node_name`, `logs`, `state`, `memory`, `threads`, `kubernetes`, `shutdown`, `telemetry`, `pipelines` or `secrets`",
+            "DIR/agent.yaml:3:1: the agent's file must hold one document\nDIR/agent.yaml:1:1: unknown key `a`; known here: `node_name`, `logs`, `held`, `state`, `memory`, `threads`, `kubernetes`, `shutdown`, `telemetry`, `pipelines` or `secrets`",
         ),
         (
             "logs: {root: [}\n",

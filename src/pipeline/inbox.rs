@@ -37,8 +37,10 @@ pub enum Command {
     Run,
     /// Read no more, send what is closed, report when it is safe.
     Drain,
-    /// End now.
+    /// Wait for nothing any longer: keep what would be lost, and end.
     Stop,
+    /// End now, as in a crash.
+    Abort,
 }
 
 #[derive(Debug)]

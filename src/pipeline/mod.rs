@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod budget;
 pub mod form;
+pub mod held;
 pub mod inbox;
 pub mod open;
 pub mod outlet;

@@ -84,6 +84,8 @@ pub struct StreamState {
     pub unborn: bool,
     /// No file is left in the directory.
     pub gone: bool,
+    /// It is known which files there are.
+    pub listed: bool,
     pub facts: Option<Arc<PodFacts>>,
     /// The facts that were handed to the checkpoint.
     saved_facts: Option<Arc<PodFacts>>,
@@ -104,6 +106,7 @@ impl StreamState {
             later_restart: false,
             unborn: false,
             gone: false,
+            listed: true,
             facts: None,
             saved_facts: None,
             places: (0..pipelines).map(|_| Place::Undecided).collect(),

@@ -347,6 +347,11 @@ impl Reader {
             std::cmp::Ordering::Equal => self.cursor.offset,
             std::cmp::Ordering::Less => 0,
         };
+        if self.cursor.part == part {
+            // Its handle is not held any longer.
+            self.source = None;
+            self.long_line = None;
+        }
         // What was read of it is lost too if it is to be read again.
         self.left.insert(part, from);
         let lost = end.saturating_sub(from);
@@ -717,7 +722,7 @@ impl Reader {
             return Ok(Turn::Unsettled);
         }
         // A time far in the future is that of a clock that was set back since.
-        let settled = desk.now_ns.abs_diff(part.modified_ns()) >= SETTLED_NS;
+        let settled = part.is_copied() || desk.now_ns.abs_diff(part.modified_ns()) >= SETTLED_NS;
         Ok(if settled { Turn::More } else { Turn::Unsettled })
     }
 

@@ -86,6 +86,11 @@ impl Part {
         self.file.is_some()
     }
 
+    /// Whether it is the copy that an earlier process made, which nobody writes to.
+    pub fn is_copied(&self) -> bool {
+        self.spooled.is_some()
+    }
+
     /// Bytes on disk that nothing but this handle keeps there; a spooled copy is counted as such.
     pub fn held_bytes(&self) -> Option<u64> {
         (self.unlinked && self.is_open() && self.spooled.is_none()).then_some(self.disk_bytes)
@@ -295,6 +300,12 @@ impl Stream {
     pub fn held(&self) -> (u64, u64) {
         let held = self.parts.iter().filter_map(Part::held_bytes);
         held.fold((0, 0), |(files, bytes), part| (files + 1, bytes + part))
+    }
+
+    /// Removes the copies that an earlier process made: nobody reads them any more.
+    pub fn remove_copies(&mut self) {
+        let copies = self.parts.iter_mut().filter_map(|part| part.spooled.take());
+        copies.for_each(Spooled::remove);
     }
 
     /// Closes the oldest part that nothing but its handle keeps; returns it.

@@ -7,11 +7,12 @@
 //! there.
 //!
 //! [`streams`] is what happens to streams, [`turns`] to readers, [`safety`] to batches and the
-//! checkpoint.
+//! checkpoint, [`holding`] to deleted files.
 //!
 //! When the budget has no room or too many batches are in flight the readers concerned are
 //! parked until an outcome comes: pressure goes back to the files.
 
+mod holding;
 mod safety;
 mod streams;
 mod turns;
@@ -29,10 +30,12 @@ use crate::discover::StreamName;
 use crate::document::splice::Scratch;
 use crate::enrich::PodStore;
 use crate::pipeline::budget::Budget;
+use crate::pipeline::held::Held;
 use crate::pipeline::inbox::{Command, Event, Inbox, News};
 use crate::pipeline::outlet::{Outlet, Output, StreamKey, Totals};
 use crate::pipeline::place::StreamState;
 use crate::tail::Position;
+use crate::tail::spool::{Copied, Spool};
 use crate::telemetry::metrics::{AgentMetrics, ReadMetrics};
 use crate::telemetry::readiness::Readiness;
 
@@ -77,6 +80,12 @@ pub struct Setup {
     pub rescan: Rescan,
     /// Told that the worker is alive.
     pub alive: Arc<Readiness>,
+    /// What all workers hold of deleted files.
+    pub held: Arc<Held>,
+    /// Where that is copied to at the end.
+    pub spool: Spool,
+    /// What an earlier process copied of this worker's streams.
+    pub copies: Vec<Copied>,
 }
 
 /// Asks discovery to look at the directories now.
@@ -146,6 +155,8 @@ pub struct Worker {
     saved: Instant,
     /// Readers that hold a decompressor.
     unpackers: HashSet<ReaderKey>,
+    /// Files and bytes that nothing but handles of each stream keeps on the disk.
+    holding: BTreeMap<StreamKey, (u64, u64)>,
     /// Streams of which a file could not be looked at when that was last tried.
     unreadable: BTreeSet<StreamKey>,
     /// Readers that could not read when they last tried.
@@ -165,6 +176,7 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Shown {
     streams: [u32; 3],
+    held_bytes: u64,
 }
 
 impl Worker {
@@ -205,6 +217,7 @@ impl Worker {
             ticked: now,
             saved: now,
             unpackers: HashSet::new(),
+            holding: BTreeMap::new(),
             unreadable: BTreeSet::new(),
             failing: BTreeSet::new(),
             bytes_lost: 0,
@@ -219,13 +232,14 @@ impl Worker {
 
     /// Works until it is told to stop, or until everything is done.
     pub fn run(mut self) -> Report {
+        self.adopt_copies();
         loop {
             let now = Instant::now();
             let busy = self.may_read() && !self.ready.is_empty();
             let patience = if busy { Duration::ZERO } else { self.patience(now) };
             let news = self.setup.inbox.take(patience, self.command);
             self.take_in(news);
-            if self.command == Command::Stop {
+            if self.command >= Command::Stop {
                 break;
             }
             self.work();
@@ -235,6 +249,9 @@ impl Worker {
             }
         }
         self.setup.inbox.close();
+        if self.command != Command::Abort {
+            self.copy_held();
+        }
         let saved = self.save_and_wait();
         self.report(saved)
     }

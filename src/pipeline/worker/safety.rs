@@ -239,6 +239,7 @@ impl Worker {
                 self.release(key);
             }
         }
+        self.hold_within_limits();
         if std::mem::take(&mut self.stale) {
             self.show();
         }
@@ -334,7 +335,7 @@ impl Worker {
         match self.command {
             Command::Run => self.setup.once && settled && self.has_nothing_to_read(),
             Command::Drain => settled,
-            Command::Stop => true,
+            Command::Stop | Command::Abort => true,
         }
     }
 

@@ -18,20 +18,12 @@ use crate::telemetry::throttle;
 
 impl Worker {
     pub(super) fn listed(&mut self, name: StreamName, files: Vec<FileSeen>, later_restart: bool) {
-        let pipelines = self.outlets.len();
-        let key = *self.names.entry(name.clone()).or_insert_with(|| {
-            self.next_key += 1;
-            self.next_key
-        });
-        let setup = &self.setup;
-        let stream = self.streams.entry(key).or_insert_with(|| {
-            let mut stream = StreamState::new(name, pipelines);
-            stream.remember(&setup.pipelines, &setup.checkpoint);
-            stream
-        });
+        let key = self.known(name);
+        let stream = self.streams.get_mut(&key).expect("just made");
         stream.files = files;
         stream.later_restart = later_restart;
         stream.gone = false;
+        stream.listed = true;
         if self.streams[&key].facts.is_none() {
             self.look_up(key);
         }
@@ -39,6 +31,22 @@ impl Worker {
         self.decide(key);
         self.wake(key);
         self.remember(key);
+    }
+
+    /// The stream of this name, which is there from now on.
+    pub(super) fn known(&mut self, name: StreamName) -> StreamKey {
+        let pipelines = self.outlets.len();
+        let key = *self.names.entry(name.clone()).or_insert_with(|| {
+            self.next_key += 1;
+            self.next_key
+        });
+        let setup = &self.setup;
+        self.streams.entry(key).or_insert_with(|| {
+            let mut stream = StreamState::new(name, pipelines);
+            stream.remember(&setup.pipelines, &setup.checkpoint);
+            stream
+        });
+        key
     }
 
     /// Has the checkpoint remember which parts there are, so that one that goes while no agent runs
@@ -91,6 +99,7 @@ impl Worker {
         if !complete || std::mem::replace(&mut self.scanned, true) {
             return;
         }
+        self.copies_alone();
         let there: HashSet<String> = self.names.keys().map(StreamName::to_string).collect();
         let mut changes = Vec::new();
         for (key, entry) in std::mem::take(&mut self.setup.checkpoint) {
@@ -140,6 +149,7 @@ impl Worker {
         let stream = self.streams.get_mut(&key).expect("named");
         stream.files.clear();
         stream.gone = true;
+        stream.listed = true;
         stream.later_restart = true;
         self.refresh(key);
         self.decide(key);
@@ -194,6 +204,7 @@ impl Worker {
                 self.read_metrics.lost(LossCause::Undecided, whole);
             }
         }
+        self.note_held(key);
     }
 
     /// Queues the readers of a stream that have come to its end.
@@ -227,7 +238,9 @@ impl Worker {
         if !stream.gone || !stream.places.iter().enumerate().all(finished) {
             return;
         }
-        let stream = self.streams.remove(&key).expect("just seen");
+        let mut stream = self.streams.remove(&key).expect("just seen");
+        stream.tail.remove_copies();
+        self.holding.remove(&key);
         if stream.is_undecided() {
             self.lost_undecided(stream.bytes_after(Position::START));
         }
@@ -286,7 +299,7 @@ impl Worker {
         }
     }
 
-    fn look_up(&mut self, key: StreamKey) {
+    pub(super) fn look_up(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
         if let Some(facts) = self.setup.pods.lookup(&stream.name) {
             stream.facts = Some(facts);
@@ -295,6 +308,9 @@ impl Worker {
 
     pub(super) fn decide(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
+        if !stream.listed {
+            return;
+        }
         let ground = Ground {
             agent: &self.setup.agent,
             pipelines: &self.setup.pipelines,

@@ -167,6 +167,9 @@ impl Node {
 
     fn start(&mut self) {
         let store = Store::open(&self.state()).expect("usable");
+        let spool = Spool::new(&self.state());
+        let copies = spool.list();
+        let spooled = copies.iter().map(Copied::bytes).sum();
         let known = store.checkpoint().clone();
         let first_start = store.is_new();
         let (saver, thread) = Saver::start(store, || ()).expect("started");
@@ -195,11 +198,15 @@ impl Node {
             once: self.once,
             rescan: Rescan(Arc::new(ask)),
             alive: Arc::new(Readiness::new([], 1, TICK)),
+            held: Arc::new(Held::new(self.agent.held, 1, spooled)),
+            spool,
+            copies,
         });
         self.listed.clear();
         // What the worker has seen of time lies behind.
         self.now = self.now.max(Instant::now());
         self.running = Some(Running { worker, saver: thread, outputs: receivers });
+        self.worker().adopt_copies();
     }
 
     /// A crash: nothing is saved that was not handed over; of what was sent the first `arrived`
@@ -282,10 +289,24 @@ impl Node {
 
     fn receive(&mut self) {
         let Some(running) = &mut self.running else { return };
+        let mut forgotten = Vec::new();
         for (pipeline, output) in running.outputs.iter_mut().enumerate() {
             while let Ok(batch) = output.try_recv() {
-                self.sent.push((pipeline, batch));
+                if self.dead {
+                    forgotten.push((pipeline, batch));
+                } else {
+                    self.sent.push((pipeline, batch));
+                }
             }
+        }
+        self.forget(forgotten);
+    }
+
+    fn forget(&mut self, batches: Vec<(usize, Batch)>) {
+        for (pipeline, batch) in batches {
+            let (worker, sequence) = (batch.worker, batch.sequence);
+            drop(batch);
+            self.tell(Event::Told { pipeline, told: Told::Forgotten { worker, sequence } });
         }
     }
 
@@ -339,14 +360,11 @@ impl Node {
             return;
         }
         self.dead = true;
-        for (at, (pipeline, batch)) in self.sent.split_off(1).into_iter().enumerate() {
-            if at < arrived {
-                self.store(&batch);
-            }
-            let (worker, sequence) = (batch.worker, batch.sequence);
-            drop(batch);
-            self.tell(Event::Told { pipeline, told: Told::Forgotten { worker, sequence } });
+        let forgotten = self.sent.split_off(1);
+        for (_, batch) in forgotten.iter().take(arrived) {
+            self.store(batch);
         }
+        self.forget(forgotten);
     }
 
     /// Answers everything, lets time pass, and so on until there is nothing more to do.
@@ -638,3 +656,117 @@ fn once_does_not_end_while_another_pipeline_still_waits() {
 }
 
 mod model;
+
+/// Ends the worker as at the drain deadline.
+fn end(node: &mut Node) {
+    node.worker().copy_held();
+    node.crash(0);
+}
+
+#[test]
+fn deleted_files_are_given_up_beyond_the_limit_and_counted() {
+    let mut node = Node::new();
+    let agent = Arc::get_mut(&mut node.agent).expect("nobody else has it");
+    agent.held.max_files = 2;
+    node.start();
+    let mut bytes = Vec::new();
+    for n in 0..5 {
+        node.line(&format!("{{\"message\":\"line {n}\"}}"));
+        node.rotate(&format!("20261123-21070{n}"));
+        node.scan();
+        node.settle(0);
+        bytes.push(node.files()[&0].iter().map(|file| file.size).sum::<u64>());
+        if n == 0 {
+            // Nothing that comes later is read: the output takes one batch and is dead.
+            node.settle(5);
+            node.die(0);
+            node.settle(0);
+        }
+    }
+    node.line("live");
+    node.scan();
+    node.settle(0);
+    for file in node.files().remove(&0).expect("listed") {
+        if file.kind != crate::discover::PartKind::Live {
+            fs::remove_file(file.path).expect("removed");
+        }
+    }
+    node.scan();
+    node.settle(2);
+    // The first part is in flight, the next two are given up, the last two are held.
+    let one = bytes[0];
+    assert_eq!(node.worker().streams.values().next().expect("there").tail.held(), (2, 2 * one));
+    assert_eq!(node.worker().bytes_lost, 2 * one);
+    node.finish();
+    for lost in [1, 2] {
+        assert!(node.written.remove(&format!("{{\"message\":\"line {lost}\"}}")));
+    }
+    let message = |text: &String| {
+        text.trim_start_matches("{\"message\":\"").trim_end_matches("\"}").to_owned()
+    };
+    node.written = node.written.iter().map(message).collect();
+    node.check();
+}
+
+#[test]
+fn what_only_handles_kept_is_read_by_the_next_process() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one: java.lang.Exception");
+    node.rotate("20261123-210700");
+    node.line("two");
+    node.rotate("20261123-210701");
+    node.line("three");
+    node.scan();
+    node.settle(0);
+    for stamp in ["20261123-210700", "20261123-210701"] {
+        fs::remove_file(node.path(&format!("0.log.{stamp}"))).expect("removed");
+    }
+    node.scan();
+    node.settle(0);
+    end(&mut node);
+    // The pod goes too.
+    fs::remove_file(node.path("0.log")).expect("removed");
+    assert!(node.written.remove("three"));
+    node.start();
+    node.settle(0);
+    assert!(node.sent.is_empty(), "which other parts there are is not known yet");
+    node.scan();
+    node.finish();
+    assert!(node.worker().bytes_lost > 0, "what nobody held");
+    node.check();
+    assert!(node.worker().streams.is_empty());
+    assert!(Spool::new(&node.state()).list().is_empty(), "nobody needs the copies any more");
+}
+
+#[test]
+fn more_than_the_spool_takes_is_a_counted_loss() {
+    let mut node = Node::new();
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.spool_bytes = 100;
+    node.start();
+    for n in 0..3 {
+        node.line(&format!("line {n} of the parts that are deleted, with some more text"));
+        node.rotate(&format!("20261123-21070{n}"));
+    }
+    node.line("live");
+    node.scan();
+    node.settle(0);
+    for n in 0..3 {
+        fs::remove_file(node.path(&format!("0.log.20261123-21070{n}"))).expect("removed");
+    }
+    node.scan();
+    node.settle(0);
+    let (files, bytes) = node.worker().streams.values().next().expect("there").tail.held();
+    assert_eq!(files, 3);
+    node.worker().copy_held();
+    assert_eq!(node.worker().bytes_lost, bytes / 3 * 2);
+    node.crash(0);
+    node.start();
+    node.scan();
+    node.finish();
+    assert_eq!(node.worker().bytes_lost, bytes / 3 * 2, "and again where it can be seen");
+    for n in 1..3 {
+        node.written.retain(|line| !line.starts_with(&format!("line {n} ")));
+    }
+    node.check();
+}
