@@ -6,11 +6,14 @@
 //!
 //! Ends in the order of the data: workers stop reading and wait for their outputs until one
 //! deadline, then discovery and the outputs are stopped, and the checkpoint is written. Whatever
-//! is not acknowledged by then is read again at the next start.
+//! is not acknowledged by then is read again at the next start. [`outputs`] starts what ships,
+//! [`reload`] changes pipelines while everything else goes on.
+
+mod outputs;
+mod reload;
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +26,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::outputs::Outputs;
+pub use self::reload::Load;
+use self::reload::Reload;
+
 use crate::checkpoint::store::StoreError;
 use crate::checkpoint::{Change, Checkpoint, Saver, Store};
 use crate::config::agent::PodSource;
@@ -30,13 +37,10 @@ use crate::config::{Agent, Loaded, Pipeline};
 use crate::discover::{self, Discovery, Found, OwnPod, StreamName};
 use crate::enrich::pods_file::PodsFile;
 use crate::enrich::{self, PodStore};
-use crate::pipeline::batch::{Outcome, Told};
-use crate::pipeline::budget::Budget;
 use crate::pipeline::held::Held;
 use crate::pipeline::inbox::{Command, Event, Inbox};
-use crate::pipeline::outlet::{IN_FLIGHT_MAX, Output, Totals};
+use crate::pipeline::outlet::Totals;
 use crate::pipeline::worker::{Report, Rescan, Setup, Worker};
-use crate::ship::{Health, Shipper};
 use crate::tail::spool::{Copied, Spool};
 use crate::telemetry::metrics::AgentMetrics;
 use crate::telemetry::readiness::{Condition, Readiness};
@@ -100,12 +104,12 @@ impl Summary {
     }
 }
 
-/// Runs the agent until it ends by itself or is told to.
+/// Runs the agent until it ends by itself or is told to. `load` reads the configuration again.
 ///
 /// # Errors
 /// What can't be mended by waiting: a checkpoint of a newer version, an output whose certificates
 /// can't be used, a telemetry address that can't be had, no threads.
-pub fn run(loaded: Loaded, mode: Mode) -> anyhow::Result<Ended> {
+pub fn run(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
     telemetry::log::init().context("can't start logging")?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -115,7 +119,7 @@ pub fn run(loaded: Loaded, mode: Mode) -> anyhow::Result<Ended> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(follow(loaded, mode))
+    runtime.block_on(follow(loaded, mode, load))
 }
 
 /// Takes as many descriptors as the system grants: each part of a stream that is not read to its
@@ -128,7 +132,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn follow(loaded: Loaded, mode: Mode) -> anyhow::Result<Ended> {
+async fn follow(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
     let began = Instant::now();
     let mut wishes = Wishes::new(mode)?;
     let metrics = telemetry::metrics::install()?;
@@ -142,10 +146,11 @@ async fn follow(loaded: Loaded, mode: Mode) -> anyhow::Result<Ended> {
     .context("can't listen for metrics and probes (setting telemetry.listen)")?;
     let store = tokio::select! {
         store = open_state(&agent, &readiness) => store?,
-        _ = wishes.next() => return Ok(Ended { safe: mode == Mode::Follow, summary: None }),
+        () = wishes.end() => return Ok(Ended { safe: mode == Mode::Follow, summary: None }),
     };
     readiness.set(Condition::StateLock, true);
-    let running = Running::start(&agent, &pipelines, store, mode, readiness, metrics)?;
+    let reload = Reload::new(load, &agent);
+    let running = Running::start(&agent, &pipelines, store, mode, reload, readiness, metrics)?;
     running.until_ended(wishes, began).await
 }
 
@@ -178,14 +183,19 @@ async fn open_state(agent: &Agent, readiness: &Readiness) -> anyhow::Result<Stor
 struct Wishes {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     deadline: Option<tokio::time::Instant>,
 }
 
-/// Why the agent has to end.
+/// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
+    /// End.
     Signal,
+    /// End, the time is up.
     Deadline,
+    /// Read the pipelines again.
+    Reload,
 }
 
 impl Wishes {
@@ -198,8 +208,14 @@ impl Wishes {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
             deadline,
         })
+    }
+
+    /// Waits until the agent is to end. Cancel safe.
+    async fn end(&mut self) {
+        while self.next().await == Wish::Reload {}
     }
 
     /// Waits for the next wish. Cancel safe: nothing is lost when it is dropped.
@@ -213,6 +229,7 @@ impl Wishes {
         tokio::select! {
             _ = self.terminate.recv() => Wish::Signal,
             _ = self.interrupt.recv() => Wish::Signal,
+            _ = self.hangup.recv() => Wish::Reload,
             () = deadline => Wish::Deadline,
         }
     }
@@ -230,8 +247,10 @@ struct Running {
     inboxes: Vec<Arc<Inbox>>,
     reports: mpsc::Receiver<Report>,
     discovery: Discovery,
-    shippers: Vec<JoinHandle<()>>,
-    healths: Vec<(Condition, Arc<Health>)>,
+    outputs: Outputs,
+    reload: Reload,
+    /// Workers that have nothing in flight because pipelines are going to change.
+    pauses: mpsc::Receiver<usize>,
     checkpoint: thread::JoinHandle<bool>,
     /// When the checkpoint was last written.
     written: Arc<Mutex<Instant>>,
@@ -244,6 +263,7 @@ impl Running {
         pipelines: &[Arc<Pipeline>],
         store: Store,
         mode: Mode,
+        reload: Reload,
         readiness: Arc<Readiness>,
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
@@ -257,25 +277,7 @@ impl Running {
         let known = shares(store.checkpoint(), agent.threads);
         let written = Arc::new(Mutex::new(Instant::now()));
         let (saver, checkpoint) = Saver::start(store, checkpoint_written(&written))?;
-        let budget = Budget::new(agent.memory_budget_bytes, pipelines.len());
-        let mut shippers = Vec::new();
-        let mut healths = Vec::new();
-        let mut outputs = Vec::new();
-        for (index, pipeline) in pipelines.iter().enumerate() {
-            let (output, batches) = mpsc::channel(IN_FLIGHT_MAX * agent.threads);
-            let health = Arc::new(Health::new());
-            let report = report_to(&inboxes, index);
-            shippers.push(Shipper::start(
-                pipeline,
-                &agent.state.dir,
-                batches,
-                report,
-                Arc::clone(&health),
-            )?);
-            healths.push((Condition::Output(pipeline.name.clone()), health));
-            let oldest = (0..agent.threads).map(|_| AtomicI64::new(0)).collect();
-            outputs.push(Output { batches: output, oldest: Arc::new(oldest) });
-        }
+        let outputs = Outputs::start(agent, pipelines, &inboxes, &[])?;
         let spool = Spool::new(&agent.state.dir);
         let copies = spool.list();
         let spooled_bytes = copies.iter().map(Copied::bytes).sum();
@@ -286,13 +288,14 @@ impl Running {
         let discovery = start_discovery(agent, &inboxes, &readiness, forget)?;
         let rescan = discovery.asker();
         let (reporter, reports) = mpsc::channel(agent.threads);
+        let (paused, pauses) = mpsc::channel(agent.threads);
         for (index, inbox) in inboxes.iter().enumerate() {
             let setup = Setup {
                 index,
                 agent: Arc::clone(agent),
-                pipelines: pipelines.to_vec(),
-                outputs: outputs.clone(),
-                budget: budget.clone(),
+                pipelines: outputs.pipelines.clone(),
+                outputs: outputs.queues.clone(),
+                budget: outputs.budget.clone(),
                 inbox: Arc::clone(inbox),
                 pods: Arc::clone(&pods),
                 saver: saver.clone(),
@@ -300,6 +303,7 @@ impl Running {
                 first_start,
                 once: mode != Mode::Follow,
                 rescan: Rescan(Arc::clone(&rescan)),
+                paused: paused.clone(),
                 alive: Arc::clone(&readiness),
                 held: Arc::clone(&held),
                 spool: spool.clone(),
@@ -323,8 +327,9 @@ impl Running {
             inboxes,
             reports,
             discovery,
-            shippers,
-            healths,
+            outputs,
+            reload,
+            pauses,
             checkpoint,
             written,
             agent_metrics: AgentMetrics::new(),
@@ -350,8 +355,14 @@ impl Running {
                     None => break,
                 },
                 _ = tick.tick() => self.tick(),
+                Some(_) = self.pauses.recv() => self.reload.worker_paused(),
+                () = self.reload.ready() => self.switch().await,
                 wish = wishes.next() => {
                     let command = match wish {
+                        Wish::Reload => {
+                            self.reload.wanted();
+                            continue;
+                        }
                         Wish::Deadline => Command::Stop,
                         Wish::Signal if draining.is_some() => Command::Abort,
                         Wish::Signal => Command::Drain,
@@ -360,6 +371,7 @@ impl Running {
                     let deadline = || tokio::time::Instant::now() + self.agent.drain;
                     draining.get_or_insert_with(deadline);
                     wishes.deadline = None;
+                    self.reload.never();
                     self.command(command);
                 }
                 () = drained => {
@@ -379,13 +391,17 @@ impl Running {
     }
 
     fn tick(&mut self) {
+        if self.mode == Mode::Follow {
+            self.begin_reload();
+        }
         if let Some(file) = &mut self.pods_file {
             file.reload_if_changed(Instant::now());
         }
         let nothing_to_know = self.agent.kubernetes.source == PodSource::None;
         self.readiness.set(Condition::Pods, nothing_to_know || self.pods.in_sync());
-        for (condition, health) in &self.healths {
-            self.readiness.set(condition.clone(), health.has_answered());
+        for (pipeline, health) in self.outputs.healths() {
+            let condition = Condition::Output(pipeline.name.clone());
+            self.readiness.set(condition, health.has_answered());
         }
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
         self.agent_metrics.checkpoint_age_seconds.set(written.elapsed().as_secs_f64());
@@ -394,9 +410,8 @@ impl Running {
 
     fn end(self, reports: &[Report], in_time: bool, began: Instant) -> Ended {
         self.discovery.stop();
-        for shipper in &self.shippers {
-            shipper.abort();
-        }
+        self.outputs.abort();
+        self.reload.abort();
         if let Some(task) = &self.pods_task {
             task.abort();
         }
@@ -483,19 +498,6 @@ fn start_source(agent: &Agent, pods: &Arc<PodStore>) -> (Option<PodsFile>, Optio
         }
         PodSource::None => (None, None),
     }
-}
-
-fn report_to(inboxes: &[Arc<Inbox>], pipeline: usize) -> crate::ship::Report {
-    let inboxes = inboxes.to_vec();
-    Arc::new(move |told| {
-        let event = || Event::Told { pipeline, told };
-        match told {
-            Told::Safe(Outcome { worker, .. }) | Told::Forgotten { worker, .. } => {
-                inboxes[worker].tell(event());
-            }
-            Told::Back => inboxes.iter().for_each(|inbox| inbox.tell(event())),
-        }
-    })
 }
 
 fn start_discovery(

@@ -146,7 +146,10 @@ fn load(files: &Files) -> Result<Loaded, Failure> {
 
 fn run(files: &Files, mode: Mode) -> Result<bool, Failure> {
     let loaded = load(files)?;
-    let ended = agent::run(loaded, mode)?;
+    let (config, pipelines) = (files.config.clone(), files.pipelines.clone());
+    let again =
+        move || config::load(config.as_deref(), pipelines.as_deref(), &Environment::of_process());
+    let ended = agent::run(loaded, mode, Box::new(again))?;
     if let Some(summary) = &ended.summary {
         say(summary)?;
     }

@@ -2,6 +2,7 @@
 //! for all pipelines together.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,6 +56,22 @@ pub(super) fn read(
         );
     }
     pipelines
+}
+
+/// What the files that count look like from outside: it differs when one of them has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(Vec<(PathBuf, u64, u64, i64, i64)>);
+
+impl Stamp {
+    /// Of the files beneath `path`; what can't be looked at is left out.
+    pub fn of(path: &Path) -> Self {
+        let look = |file: PathBuf| {
+            let metadata = std::fs::metadata(&file).ok()?;
+            let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+            Some((file, metadata.ino(), metadata.len(), seconds, nanoseconds))
+        };
+        Self(files(path).unwrap_or_default().into_iter().filter_map(look).collect())
+    }
 }
 
 /// Turns documents into pipelines and checks what holds for all of them.

@@ -43,6 +43,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use agent::Agent;
+pub use directory::Stamp;
 pub use environment::Environment;
 pub use pipeline::Pipeline;
 pub use problem::{Problem, Problems};

@@ -121,7 +121,7 @@ pub struct BatchLimits {
     pub linger: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Elasticsearch(Box<Elasticsearch>),
     Stdout,
@@ -129,7 +129,7 @@ pub enum Target {
 }
 
 /// Whatever speaks Elasticsearch's bulk API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elasticsearch {
     /// `scheme://host:port/path`, no user info, no trailing slash; at least one.
     pub hosts: Vec<String>,
@@ -142,7 +142,7 @@ pub struct Elasticsearch {
 }
 
 /// A value that is read again when its file changes. Never printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     Inline(String),
     File(PathBuf),
@@ -157,14 +157,14 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
     None,
     Basic { user: String, password: Secret },
     ApiKey(Secret),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     pub verify: Verify,
     pub ca: Option<PathBuf>,

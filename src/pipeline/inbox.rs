@@ -6,10 +6,13 @@
 //! for (batches in flight, saves under way).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::batch::Told;
+use super::budget::Budget;
+use super::outlet::Output;
+use crate::config::Pipeline;
 use crate::discover::{FileSeen, StreamName};
 use crate::enrich::store::Change;
 
@@ -27,8 +30,21 @@ pub enum Event {
     Scanned { complete: bool },
     /// The output of this pipeline has something to tell.
     Told { pipeline: usize, told: Told },
+    /// Pipelines are going to change: read no more, and say when nothing waits for an outcome.
+    Pause,
+    /// These are the pipelines from now on. What is still in flight is forgotten.
+    Pipelines(Pipelines),
     /// The cut with this number is in the checkpoint, or could not be written.
     CutSaved { cut: u64, safe: bool },
+}
+
+/// What a worker does its work for.
+#[derive(Debug, Clone)]
+pub struct Pipelines {
+    pub pipelines: Vec<Arc<Pipeline>>,
+    /// In the same order.
+    pub outputs: Vec<Output>,
+    pub budget: Budget,
 }
 
 /// What the owner wants.

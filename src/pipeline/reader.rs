@@ -203,18 +203,6 @@ impl Reader {
         reader
     }
 
-    /// The same place under other settings: what is not acknowledged is read again.
-    pub fn renew(mut self, form: Form, joiner: Joiner) -> Self {
-        self.forget_from(0);
-        let mut renewed =
-            Self::new(form, joiner, self.ledger.acknowledged(), std::mem::take(&mut self.cuts));
-        renewed.counted_to = self.counted_to;
-        renewed.left = self.left;
-        renewed.remembered = self.remembered;
-        renewed.begin_at(self.begins_at_ns);
-        renewed
-    }
-
     /// Passes over what the runtime took before `time_ns`, unless something was read already.
     pub fn begin_at(&mut self, time_ns: Option<i64>) {
         if self.safe == [Position::START; 2] {

@@ -23,6 +23,7 @@ pub const OLDEST_UNACKNOWLEDGED: &str = "splashdam_oldest_unacknowledged_seconds
 pub const BULK_REQUESTS: &str = "splashdam_bulk_requests_total";
 pub const BATCHES_FORGOTTEN: &str = "splashdam_batches_forgotten_total";
 pub const BYTES_UNACCOUNTED: &str = "splashdam_bytes_unaccounted";
+pub const RELOADS: &str = "splashdam_reloads_total";
 pub const BULK_DURATION: &str = "splashdam_bulk_duration_seconds";
 pub const DELIVERY_LATENCY: &str = "splashdam_delivery_latency_seconds";
 pub const MEMORY_BUDGET: &str = "splashdam_memory_budget_bytes";
@@ -61,6 +62,7 @@ fn describe() {
         (BYTES_READ, Unit::Bytes, "Bytes of log files read, uncompressed"),
         (BYTES_LOST, Unit::Bytes, "Bytes of log files that could not be read or kept, by cause"),
         (BULK_REQUESTS, Unit::Count, "Bulk requests by result"),
+        (RELOADS, Unit::Count, "Changes of the pipelines: done, or refused because of a mistake"),
         (
             BATCHES_FORGOTTEN,
             Unit::Count,
@@ -97,6 +99,11 @@ pub fn count_bulk_request(pipeline: &str, result: &'static str, took: Duration) 
     let pipeline = pipeline.to_owned();
     metrics::counter!(BULK_REQUESTS, "pipeline" => pipeline, "result" => result).increment(1);
     metrics::histogram!(BULK_DURATION).record(took.as_secs_f64());
+}
+
+/// Counts a change of the pipelines, by how it ended: `done` or `refused`.
+pub fn count_reload(result: &'static str) {
+    metrics::counter!(RELOADS, "result" => result).increment(1);
 }
 
 /// Counts a batch that a dead output let go of.

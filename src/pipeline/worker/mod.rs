@@ -7,12 +7,13 @@
 //! there.
 //!
 //! [`streams`] is what happens to streams, [`turns`] to readers, [`safety`] to batches and the
-//! checkpoint, [`holding`] to deleted files.
+//! checkpoint, [`holding`] to deleted files, [`reload`] when pipelines change.
 //!
 //! When the budget has no room or too many batches are in flight the readers concerned are
 //! parked until an outcome comes: pressure goes back to the files.
 
 mod holding;
+mod reload;
 mod safety;
 mod streams;
 mod turns;
@@ -78,6 +79,8 @@ pub struct Setup {
     pub once: bool,
     /// Asks discovery to look at the directories now.
     pub rescan: Rescan,
+    /// Told when a pause has come to nothing in flight.
+    pub paused: tokio::sync::mpsc::Sender<usize>,
     /// Told that the worker is alive.
     pub alive: Arc<Readiness>,
     /// What all workers hold of deleted files.
@@ -130,9 +133,8 @@ pub struct Worker {
     later: Vec<ReaderKey>,
     /// A listing was not true any more.
     scan_wanted: bool,
-    /// Readers whose open records wait for nothing but a next line, since when, and how far those
-    /// go: more of them begins the wait anew.
-    waiting: HashMap<ReaderKey, (Instant, [Option<Position>; 2])>,
+    /// Readers whose open records wait for nothing but a next line.
+    waiting: HashMap<ReaderKey, Waiting>,
     /// When they were looked at last.
     waiting_looked: Instant,
     saves: u64,
@@ -163,6 +165,11 @@ pub struct Worker {
     failing: BTreeSet<ReaderKey>,
     bytes_lost: u64,
     command: Command,
+    pause: Pause,
+    /// What pipelines did that are no more.
+    retired: Totals,
+    /// Names of pipelines that are no more.
+    retired_names: BTreeSet<String>,
     began: Instant,
     /// The source of pods has come into sync once, or it was waited for long enough.
     source_told: bool,
@@ -170,6 +177,33 @@ pub struct Worker {
     agent_metrics: AgentMetrics,
     /// What this worker has added to the gauges that all workers share.
     shown: Shown,
+}
+
+/// How a reader waits for a next line.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    since: Instant,
+    /// How far its open records go: more of them begins the wait anew.
+    at: [Option<Position>; 2],
+    /// It looked at the file once more after it had waited long enough: nobody may have told it
+    /// of a line.
+    looked: bool,
+}
+
+impl Waiting {
+    fn new(at: [Option<Position>; 2]) -> Self {
+        Self { since: Instant::now(), at, looked: false }
+    }
+}
+
+/// Whether reading stands still because pipelines are going to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    None,
+    /// Outcomes are waited for.
+    Settling,
+    /// There is nothing to wait for, and that was told.
+    Settled,
 }
 
 /// What one worker has added to shared gauges.
@@ -222,6 +256,9 @@ impl Worker {
             failing: BTreeSet::new(),
             bytes_lost: 0,
             command: Command::Run,
+            pause: Pause::None,
+            retired: Totals::default(),
+            retired_names: BTreeSet::new(),
             began: now,
             source_told: false,
             read_metrics: ReadMetrics::new(),
@@ -266,15 +303,16 @@ impl Worker {
     }
 
     fn may_read(&self) -> bool {
-        self.command == Command::Run
+        self.command == Command::Run && self.pause == Pause::None
     }
 
     /// How long there is nothing to do unless news come.
     fn patience(&self, now: Instant) -> Duration {
-        let lingering = self.outlets.iter().filter_map(Outlet::due);
+        let reads = self.may_read() || self.command == Command::Drain;
+        let lingering = self.outlets.iter().filter_map(Outlet::due).filter(|_| reads);
         let saving = (!self.unsaved.is_empty())
             .then(|| self.saved + self.setup.agent.state.checkpoint_interval);
-        let waiting = (!self.waiting.is_empty()).then(|| self.waiting_looked + LOOK_AGAIN);
+        let waiting = (reads && !self.waiting.is_empty()).then(|| self.waiting_looked + LOOK_AGAIN);
         // A tick has something to do only while something is under way.
         let ticks = self.stale || !self.later.is_empty() || self.has_undecided();
         let tick = self.ticked + if ticks { TICK } else { SIGN_OF_LIFE };
@@ -301,6 +339,8 @@ impl Worker {
                 Event::Scanned { complete } => self.scanned(complete),
                 Event::Told { pipeline, told } => self.told(pipeline, told),
                 Event::CutSaved { cut, safe } => self.cut_saved(cut, safe),
+                Event::Pause => self.pause(),
+                Event::Pipelines(pipelines) => self.switch(pipelines),
             }
         }
         for name in &news.written {

@@ -5,7 +5,9 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::streams::SOURCE_WAIT;
-use super::{LOOK_AGAIN, QUIET, QUIET_AT_MOST, ReaderKey, Report, TICK, Worker, now_ns};
+use super::{
+    LOOK_AGAIN, Pause, QUIET, QUIET_AT_MOST, ReaderKey, Report, TICK, Waiting, Worker, now_ns,
+};
 use crate::checkpoint::{Change, Key};
 use crate::pipeline::batch::{Outcome, Told};
 use crate::pipeline::inbox::{Command, Event};
@@ -59,7 +61,7 @@ impl Worker {
     }
 
     /// Has the readers of `streams` read again what batch `sequence` and those after it carried.
-    fn go_back(
+    pub(super) fn go_back(
         &mut self,
         pipeline: usize,
         sequence: u64,
@@ -113,22 +115,30 @@ impl Worker {
         let save = self.saves;
         let crowded = self.is_crowded();
         self.waiting_looked = now;
-        let waiting: Vec<(ReaderKey, Instant)> =
-            self.waiting.iter().map(|(key, (since, _))| (*key, *since)).collect();
-        for (key, since) in waiting {
-            let Some(reading) =
-                self.reader(key).filter(|reading| reading.at_end && reading.reader.is_waiting())
-            else {
+        let waiting: Vec<(ReaderKey, Waiting)> =
+            self.waiting.iter().map(|(key, waiting)| (*key, *waiting)).collect();
+        for (key, waiting) in waiting {
+            let reading = self.reader(key).filter(|reading| reading.reader.is_waiting());
+            let Some(reading) = reading.filter(|reading| reading.at_end || waiting.looked) else {
                 self.waiting.remove(&key);
                 continue;
             };
-            let long = now.saturating_duration_since(since) >= QUIET_AT_MOST;
+            if !reading.at_end {
+                continue;
+            }
+            let long = now.saturating_duration_since(waiting.since) >= QUIET_AT_MOST;
             // Records that fill their share of the budget are waited for no longer.
             let quiet_ns = if long || crowded { i64::MIN } else { quiet_ns(QUIET) };
             let cuts = reading.reader.overdue(now_ns(), quiet_ns);
             if cuts.is_empty() {
                 continue;
             }
+            if !waiting.looked {
+                self.waiting.insert(key, Waiting { looked: true, ..waiting });
+                self.wake(key.0);
+                continue;
+            }
+            let Some(reading) = self.reader(key) else { continue };
             reading.reader.asked = Some(Asked { save, saved: false, cuts });
             self.waiting.remove(&key);
             changes.extend(self.change(key));
@@ -201,15 +211,18 @@ impl Worker {
     /// Does what is due by now.
     pub(super) fn pass_time(&mut self, now: Instant) {
         self.look_again(now);
+        self.tell_when_settled();
         for pipeline in 0..self.outlets.len() {
             let everything_waits =
                 self.command == Command::Drain || (self.setup.once && self.has_nothing_to_read());
-            if self.outlets[pipeline].due().is_some_and(|due| due <= now) || everything_waits {
+            let is_due = self.outlets[pipeline].due().is_some_and(|due| due <= now);
+            let stands_still = self.pause != Pause::None && self.command == Command::Run;
+            if (is_due || everything_waits) && !stands_still {
                 self.seal(pipeline);
             }
         }
         let look = now >= self.waiting_looked + LOOK_AGAIN;
-        if look && !self.waiting.is_empty() && self.command == Command::Run {
+        if look && !self.waiting.is_empty() && self.may_read() {
             self.ask_for_cuts(now);
         }
         if !self.unsaved.is_empty()
@@ -341,7 +354,8 @@ impl Worker {
 
     /// What was done.
     pub(super) fn report(&self, saved: bool) -> Report {
-        let mut report = Report { bytes_lost: self.bytes_lost, ..Report::default() };
+        let mut report =
+            Report { bytes_lost: self.bytes_lost, totals: self.retired, ..Report::default() };
         for outlet in &self.outlets {
             report.totals += outlet.totals;
         }

@@ -1,12 +1,10 @@
 //! What happens to streams: listings, pods, decisions, and the end.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Setup, Worker, now_ns};
-use crate::checkpoint::{Change, Key};
-use crate::config::Pipeline;
+use crate::checkpoint::Change;
 use crate::config::agent::PodSource;
 use crate::discover::{FileSeen, StreamName};
 use crate::enrich::store::Change as PodChange;
@@ -257,10 +255,8 @@ impl Worker {
             self.setup.pods.release(&stream.name.uid);
             self.setup.saver.save(vec![Change::ForgetPod(stream.name.uid.clone())]);
         }
-        let remove = |pipeline: &Arc<Pipeline>| {
-            Change::Remove(Key { pipeline: pipeline.name.clone(), stream: stream.name.to_string() })
-        };
-        self.setup.saver.save(self.setup.pipelines.iter().map(remove).collect());
+        let changes = self.forget_places(&stream);
+        self.setup.saver.save(changes);
     }
 
     fn lost_undecided(&mut self, lost: u64) {

@@ -21,6 +21,7 @@ use crate::discover::{FileSeen, path::part};
 use crate::enrich::PodFacts;
 use crate::parse::time;
 use crate::pipeline::batch::{Batch, Outcome, Told};
+use crate::pipeline::inbox::Pipelines;
 use crate::pipeline::outlet::IN_FLIGHT_MAX;
 use crate::pipeline::place::Place;
 use crate::tail::file::modified_ns;
@@ -37,6 +38,7 @@ struct Running {
     worker: Worker,
     saver: JoinHandle<bool>,
     outputs: Vec<mpsc::Receiver<Batch>>,
+    pauses: mpsc::Receiver<usize>,
 }
 
 /// A node with one pod and one container.
@@ -73,20 +75,12 @@ impl Node {
         let path = |name: &str| dir.path().join(name);
         fs::create_dir_all(path("pods")).expect("made");
         fs::create_dir_all(path("c")).expect("made");
-        fs::write(path("agent.yaml"), "kubernetes: {source: none}\n").expect("written");
-        for (index, text) in pipelines.iter().enumerate() {
-            fs::write(path(&format!("pods/{index}.yaml")), text).expect("written");
-        }
-        let environment = std::iter::empty::<(String, String)>().collect::<Environment>();
-        let loaded = load(Some(&path("agent.yaml")), Some(&path("pods")), &environment);
-        let mut loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
-        loaded.agent.state.checkpoint_interval = Duration::ZERO;
-        for pipeline in &mut loaded.pipelines {
-            pipeline.output.batch.size_bytes = 3000;
-        }
+        let pipelines = load_pipelines(dir.path(), pipelines);
+        let mut agent = loaded(dir.path()).agent;
+        agent.state.checkpoint_interval = Duration::ZERO;
         Self {
-            agent: Arc::new(loaded.agent),
-            pipelines: loaded.pipelines.into_iter().map(Arc::new).collect(),
+            agent: Arc::new(agent),
+            pipelines,
             once: false,
             running: None,
             rescans: Arc::default(),
@@ -173,13 +167,8 @@ impl Node {
         let known = store.checkpoint().clone();
         let first_start = store.is_new();
         let (saver, thread) = Saver::start(store, || ()).expect("started");
-        let mut outputs = Vec::new();
-        let mut receivers = Vec::new();
-        for _ in &self.pipelines {
-            let (batches, receiver) = mpsc::channel(IN_FLIGHT_MAX);
-            outputs.push(Output { batches, oldest: Arc::new(vec![AtomicI64::new(0)]) });
-            receivers.push(receiver);
-        }
+        let (outputs, receivers) = self.outputs();
+        let (paused, pauses) = mpsc::channel(1);
         let rescans = Arc::clone(&self.rescans);
         let ask = move || {
             rescans.fetch_add(1, Ordering::Relaxed);
@@ -197,6 +186,7 @@ impl Node {
             first_start,
             once: self.once,
             rescan: Rescan(Arc::new(ask)),
+            paused,
             alive: Arc::new(Readiness::new([], 1, TICK)),
             held: Arc::new(Held::new(self.agent.held, 1, spooled)),
             spool,
@@ -205,8 +195,42 @@ impl Node {
         self.listed.clear();
         // What the worker has seen of time lies behind.
         self.now = self.now.max(Instant::now());
-        self.running = Some(Running { worker, saver: thread, outputs: receivers });
+        self.running = Some(Running { worker, saver: thread, outputs: receivers, pauses });
         self.worker().adopt_copies();
+    }
+
+    fn outputs(&self) -> (Vec<Output>, Vec<mpsc::Receiver<Batch>>) {
+        let one = |_: &Arc<Pipeline>| {
+            let (batches, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+            (Output { batches, oldest: Arc::new(vec![AtomicI64::new(0)]) }, receiver)
+        };
+        self.pipelines.iter().map(one).unzip()
+    }
+
+    /// Takes up `pipelines`. What is in flight is answered first if `in_time`, else let go of, and
+    /// the first `arrived` requests of it reached the index.
+    fn reload(&mut self, pipelines: &[&str], in_time: bool, arrived: usize) {
+        self.tell(Event::Pause);
+        self.settle(0);
+        while in_time && !self.sent.is_empty() {
+            self.answer(0);
+            self.settle(0);
+        }
+        let running = self.running.as_mut().expect("it runs");
+        let paused = running.pauses.try_recv().is_ok();
+        assert_eq!(paused, self.sent.is_empty(), "a pause is told once nothing is in flight");
+        for (_, batch) in std::mem::take(&mut self.sent).iter().take(arrived) {
+            self.store(batch);
+        }
+        self.dead = false;
+        self.pipelines = load_pipelines(self.dir.path(), pipelines);
+        let (outputs, receivers) = self.outputs();
+        self.running.as_mut().expect("it runs").outputs = receivers;
+        self.tell(Event::Pipelines(Pipelines {
+            pipelines: self.pipelines.clone(),
+            outputs,
+            budget: Budget::new(self.agent.memory_budget_bytes, self.pipelines.len()),
+        }));
     }
 
     /// A crash: nothing is saved that was not handed over; of what was sent the first `arrived`
@@ -277,7 +301,8 @@ impl Node {
             worker.take_in(news);
             worker.work();
             worker.pass_time(now);
-            if quiet && worker.ready.is_empty() && worker.asked.is_empty() {
+            let nothing_to_read = worker.ready.is_empty() || !worker.may_read();
+            if quiet && nothing_to_read && worker.asked.is_empty() {
                 self.receive();
                 return;
             }
@@ -396,6 +421,27 @@ impl Node {
         let strange: Vec<_> = seen.keys().filter(|line| !self.written.contains(**line)).collect();
         assert!(strange.is_empty(), "never written: {strange:?}");
     }
+}
+
+fn loaded(dir: &Path) -> crate::config::Loaded {
+    fs::write(dir.join("agent.yaml"), "kubernetes: {source: none}\n").expect("written");
+    let environment = std::iter::empty::<(String, String)>().collect::<Environment>();
+    let loaded = load(Some(&dir.join("agent.yaml")), Some(&dir.join("pods")), &environment);
+    loaded.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// These pipelines, with small batches.
+fn load_pipelines(dir: &Path, pipelines: &[&str]) -> Vec<Arc<Pipeline>> {
+    fs::remove_dir_all(dir.join("pods")).expect("removed");
+    fs::create_dir(dir.join("pods")).expect("made");
+    for (index, text) in pipelines.iter().enumerate() {
+        fs::write(dir.join(format!("pods/{index}.yaml")), text).expect("written");
+    }
+    let mut loaded = loaded(dir).pipelines;
+    for pipeline in &mut loaded {
+        pipeline.output.batch.size_bytes = 3000;
+    }
+    loaded.into_iter().map(Arc::new).collect()
 }
 
 impl Drop for Node {
@@ -589,6 +635,9 @@ fn a_stream_that_is_left_while_a_cut_is_saved_goes_on_when_it_is_taken_again() {
     let later = node.now + Duration::from_secs(10);
     node.now = later;
     node.worker().pass_time(later);
+    assert!(node.worker().asked.is_empty(), "it looks at the file once more before");
+    node.worker().work();
+    node.worker().pass_time(later + Duration::from_secs(1));
     assert!(!node.worker().asked.is_empty());
     node.label(&[("app", "x"), ("skip", "yes")]);
     node.settle(5);
@@ -635,7 +684,7 @@ fn a_record_that_grows_is_waited_for_anew() {
     node.line("\tat com.example.Frame.of(Frame.java:1)");
     node.worker().setup.inbox.written(Node::stream(0));
     node.settle(0);
-    assert!(node.worker().waiting[&key].0 > before.0);
+    assert!(node.worker().waiting[&key].since > before.since);
     node.finish();
     node.check();
     assert_eq!(node.index.len(), 1);
@@ -769,4 +818,52 @@ fn more_than_the_spool_takes_is_a_counted_loss() {
         node.written.retain(|line| !line.starts_with(&format!("line {n} ")));
     }
     node.check();
+}
+
+#[test]
+fn pipelines_that_change_keep_their_places() {
+    const MOVED: &str = "pipeline: p
+select: [{select: {}}]
+parse: {multiline: java}
+output:
+  elasticsearch: {hosts: [\"http://localhost:10\"], index: j, compression: none}
+";
+    const ANOTHER: &str = "pipeline: another
+select: [{select: {pods: [nobody]}}]
+output:
+  elasticsearch: {hosts: [\"http://localhost:9\"], index: k, compression: none}
+";
+    let mut node = Node::new();
+    node.start();
+    let held = "only a handle keeps this";
+    node.line(held);
+    node.rotate("20261123-210700");
+    node.line("first");
+    node.scan();
+    node.settle(0);
+    fs::remove_file(node.path("0.log.20261123-210700")).expect("removed");
+    node.scan();
+    node.settle(5);
+    assert!(!node.sent.is_empty());
+    // The output is moved while it does not answer, and what it had reached the index.
+    node.reload(&[MOVED], false, 9);
+    node.line("second");
+    node.scan();
+    node.finish();
+    let before = node.duplicates;
+    assert!(before > 0, "what was not answered is sent again");
+    // Another pipeline takes its place, and nobody reads.
+    node.reload(&[ANOTHER], true, 0);
+    node.line("third");
+    node.scan();
+    node.finish();
+    assert!(node.sent.is_empty());
+    // It comes back, and goes on where it was.
+    node.reload(&[ANOTHER, PIPELINE], true, 0);
+    node.line("fourth");
+    node.scan();
+    node.finish();
+    node.check();
+    assert_eq!(node.duplicates, before, "nothing is read again");
+    assert_eq!(node.worker().bytes_lost, 0);
 }

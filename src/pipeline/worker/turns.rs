@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Worker, now_ns};
+use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Waiting, Worker, now_ns};
 use crate::pipeline::reader::{Desk, Turn};
 use crate::telemetry::metrics::LossCause;
 
@@ -140,9 +140,9 @@ impl Worker {
         let asked = reading.reader.asked.is_some();
         let held = reading.reader.open_bytes();
         if waits && !asked {
-            let begun = self.waiting.entry(key).or_insert_with(|| (Instant::now(), waiting));
-            if begun.1 != waiting {
-                *begun = (Instant::now(), waiting);
+            let begun = self.waiting.entry(key).or_insert_with(|| Waiting::new(waiting));
+            if begun.at != waiting {
+                *begun = Waiting::new(waiting);
             }
         } else if crowded && held > 0 && !asked {
             // Only its offsets are kept; the bytes are read again when there is more.

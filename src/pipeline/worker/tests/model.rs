@@ -40,6 +40,8 @@ enum Step {
     /// The output is dead until it answers.
     Die(usize),
     Crash(usize),
+    /// Pipelines are read again, with and without an answer to what is in flight.
+    Reload(bool, usize),
     /// A crash that takes the state directory back to what it was some crashes ago.
     OldState(usize),
 }
@@ -68,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_usize..4).prop_map(Step::Answer),
         1 => (0_usize..4).prop_map(Step::Die),
         1 => (0_usize..4).prop_map(Step::Crash),
+        1 => (any::<bool>(), 0_usize..4).prop_map(|(in_time, arrived)| Step::Reload(in_time, arrived)),
         1 => (0_usize..4).prop_map(Step::OldState),
     ]
 }
@@ -328,6 +331,7 @@ impl Story {
                 self.crash(arrived);
                 self.restart();
             }
+            Step::Reload(in_time, arrived) => self.node.reload(&[PIPELINE], in_time, arrived),
             Step::OldState(back) => self.old_state(back),
         }
     }
