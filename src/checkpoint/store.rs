@@ -1,31 +1,31 @@
-//! The state directory: its lock, the checkpoint, and the facts of pods that may be gone by now.
+//! The state directory's files: the checkpoint, and the facts of pods that may be gone by now.
 //!
-//! The only code that writes these files. A file is replaced whole: written beside, synced,
-//! renamed, and the directory synced, so that a crash leaves the old one or the new one. It and
-//! the directory are private. A file that can't be read is set aside under another name, and
-//! everything is read again: ids make that harmless. A disk that is full or read-only is said
-//! once a minute and tried again; until then nothing new is safe on disk.
+//! Decides what is written, and in which order. A file is replaced whole: written beside, synced,
+//! renamed, and the directory synced, so that a crash leaves the old one or the new one. Of the
+//! two files, the one that the other depends on goes first: facts come before a position that is
+//! of no use without them, and go after it.
+//!
+//! A file that can't be read is set aside under another name, and everything is read again: ids
+//! make that harmless. Nothing here looks at the wall clock.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::disk::{Directory, Disk};
 use super::format::{self, FormatError, Pods};
 use super::{Checkpoint, Entry, Key};
 use crate::enrich::PodFacts;
-use crate::telemetry::throttle;
 
-const FILE: &str = "checkpoint";
-const PODS: &str = "pods";
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const FILE: &str = "checkpoint";
+pub(super) const PODS: &str = "pods";
+
+/// Unreadable files that are kept of each kind; the oldest go, so that they never fill the disk.
+pub(super) const ASIDE_MAX: usize = 4;
 
 /// Why the state directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +42,22 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    disk: Box<dyn Disk>,
     checkpoint: Checkpoint,
     /// Facts of pods whose streams are not done, for the time after the pods have gone.
     pods: Pods,
+    /// Facts that nothing needs any more, once the checkpoint on disk says so too.
+    forgotten: Pods,
+    dirty: Dirty,
     /// There was no checkpoint, not even one that had to be set aside.
     is_new: bool,
-    /// Held for as long as the process lives.
-    _lock: File,
+}
+
+/// Which files lack something of what is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Dirty {
+    checkpoint: bool,
+    pods: bool,
 }
 
 impl Store {
@@ -58,69 +67,94 @@ impl Store {
     /// Another agent has the lock, the directory can't be made or read, or the checkpoint was
     /// written by a newer version.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Directory { path: dir.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let path = dir.join("lock");
-        let lock =
-            private().create(true).write(true).truncate(false).open(&path).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
+        Self::on(dir, Box::new(Directory::open(dir)?))
+    }
+
+    /// Reads the checkpoint from `disk`; `dir` is what it is called in errors.
+    pub(super) fn on(dir: &Path, disk: Box<dyn Disk>) -> Result<Self, StoreError> {
         let mut store = Self {
             dir: dir.to_owned(),
+            disk,
             checkpoint: Checkpoint::new(),
             pods: Pods::new(),
+            forgotten: Pods::new(),
+            dirty: Dirty::default(),
             is_new: false,
-            _lock: lock,
         };
         store.load()?;
         Ok(store)
     }
 
+    /// Where a checkpoint was set aside before one was written in its place, this is not the first
+    /// start either: what the setting for that leaves out would be lost.
     fn load(&mut self) -> Result<(), StoreError> {
-        let found = self.dir.join(FILE).symlink_metadata();
-        self.is_new = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        self.checkpoint = self.read(FILE)?;
-        self.pods = self.read(PODS)?;
+        let names = self.disk.names().map_err(|source| self.failed("", source))?;
+        self.is_new = !names.iter().any(|name| name == FILE || aside_number(FILE, name).is_some());
+        let checkpoint = self.read(FILE, &names)?;
+        let pods = self.read(PODS, &names)?;
+        // A new store is written at once, so that the next start is not taken for the first.
+        self.dirty = Dirty { checkpoint: checkpoint.is_none(), pods: false };
+        self.checkpoint = checkpoint.unwrap_or_default();
+        self.pods = pods.unwrap_or_default();
         Ok(())
     }
 
-    /// A state file; nothing where there is none, or none that can be read.
-    fn read<K, V>(&self, name: &str) -> Result<BTreeMap<K, V>, StoreError>
+    /// A state file; `None` where there is none, or none that can be read.
+    fn read<K, V>(
+        &mut self,
+        name: &str,
+        names: &[String],
+    ) -> Result<Option<BTreeMap<K, V>>, StoreError>
     where
         K: DeserializeOwned + Ord,
         V: DeserializeOwned,
     {
-        let path = self.dir.join(name);
-        let text = match std::fs::read(&path) {
+        let text = match self.disk.read(name) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(source) => return Err(StoreError::Directory { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.failed(name, source)),
         };
         match format::read(&text) {
-            Ok(entries) => return Ok(entries),
+            Ok(entries) => Ok(Some(entries)),
             Err(source @ FormatError::Newer { .. }) => {
-                return Err(StoreError::Newer { path, source });
+                Err(StoreError::Newer { path: self.dir.join(name), source })
             }
-            Err(error) => self.set_aside(&path, &error)?,
+            Err(error) => {
+                self.set_aside(name, names, &error)?;
+                Ok(None)
+            }
         }
-        Ok(BTreeMap::new())
     }
 
-    fn set_aside(&self, path: &Path, why: &FormatError) -> Result<(), StoreError> {
-        let aside = (0_u32..)
-            .map(|n| path.with_extension(format!("unreadable-{n}")))
-            .find(|aside| aside.symlink_metadata().is_err())
-            .expect("there are more numbers than files");
-        std::fs::rename(path, &aside)
-            .map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
+    fn set_aside(
+        &mut self,
+        name: &str,
+        names: &[String],
+        why: &FormatError,
+    ) -> Result<(), StoreError> {
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|other| aside_number(name, other)).collect();
+        numbers.sort_unstable();
+        let next = numbers.last().map_or(0, |last| last.saturating_add(1));
+        let aside = aside_name(name, next);
+        self.disk.rename(name, &aside).map_err(|source| self.failed(name, source))?;
         tracing::error!(
-            file = %path.display(), aside = %aside.display(), cause = %why,
+            file = %self.dir.join(name).display(), aside, cause = %why,
             "a state file can't be read and was set aside; what the checkpoint does not tell is read again"
         );
+        let surplus = (numbers.len() + 1).saturating_sub(ASIDE_MAX);
+        for number in numbers.into_iter().take(surplus) {
+            let old = aside_name(name, number);
+            if let Err(error) = self.disk.remove(&old) {
+                let file = self.dir.join(old);
+                tracing::warn!(file = %file.display(), cause = %error, "an old unreadable state file stays");
+            }
+        }
         Ok(())
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> StoreError {
+        StoreError::Directory { path: self.dir.join(name), source }
     }
 
     /// Whether this is the very first start with this state directory.
@@ -138,60 +172,104 @@ impl Store {
         &self.pods
     }
 
-    /// Takes in changes; returns which files they are in.
-    fn apply(&mut self, changes: Vec<Change>) -> Dirty {
-        let mut dirty = Dirty::default();
-        for change in changes {
-            match &change {
-                Change::Put(..) | Change::Remove(_) => dirty.checkpoint = true,
-                Change::Pod(..) | Change::ForgetPod(_) => dirty.pods = true,
-            }
-            match change {
-                Change::Pod(uid, facts) => {
+    /// Takes in changes; they are on disk after the next [`write()`](Self::write).
+    pub(super) fn apply(&mut self, changes: Changes) {
+        for (uid, facts) in changes.pods {
+            match facts {
+                Some(facts) if self.pods.get(&uid) == Some(&*facts) => {}
+                Some(facts) => {
+                    self.forgotten.remove(&uid);
                     self.pods.insert(uid, (*facts).clone());
+                    self.dirty.pods = true;
                 }
-                Change::ForgetPod(uid) => {
-                    self.pods.remove(&uid);
-                }
-                Change::Put(key, entry) => {
-                    self.checkpoint.insert(key, *entry);
-                }
-                Change::Remove(key) => {
-                    self.checkpoint.remove(&key);
+                None => {
+                    if let Some((uid, facts)) = self.pods.remove_entry(&uid) {
+                        self.forgotten.insert(uid, facts);
+                    }
                 }
             }
         }
-        dirty
+        for (key, entry) in changes.entries {
+            match entry {
+                Some(entry) if self.checkpoint.get(&key) == Some(&*entry) => {}
+                Some(entry) => {
+                    self.checkpoint.insert(key, *entry);
+                    self.dirty.checkpoint = true;
+                }
+                None => self.dirty.checkpoint |= self.checkpoint.remove(&key).is_some(),
+            }
+        }
     }
 
-    /// Writes what is dirty. Facts come first: a position is of no use without them.
-    fn write(&self, dirty: Dirty) -> io::Result<()> {
-        if dirty.pods {
-            self.replace(PODS, &format::write(&self.pods)?)?;
+    /// Writes what is not on disk yet, which is everything if the directory is another one by now.
+    ///
+    /// # Errors
+    /// The disk's, or the directory is not this process's any more. What is on disk is then as
+    /// before or newer, and the next call tries again.
+    pub(super) fn write(&mut self) -> Result<(), StoreError> {
+        if self.disk.claim()? {
+            self.dirty = Dirty { checkpoint: true, pods: true };
+            tracing::warn!(
+                dir = %self.dir.display(),
+                "the state directory was removed or replaced; everything known is written again"
+            );
         }
-        if dirty.checkpoint {
-            self.replace(FILE, &format::write(&self.checkpoint)?)?;
+        if !self.dirty.checkpoint && !self.forgotten.is_empty() {
+            self.forgotten.clear();
+            self.dirty.pods = true;
+        }
+        if self.dirty.pods {
+            let all: BTreeMap<_, _> = self.pods.iter().chain(&self.forgotten).collect();
+            let text = text(&all);
+            self.replace(PODS, &text)?;
+            self.dirty.pods = false;
+        }
+        if self.dirty.checkpoint {
+            let text = text(&self.checkpoint);
+            self.replace(FILE, &text)?;
+            self.dirty.checkpoint = false;
+        }
+        if !self.forgotten.is_empty() {
+            let text = text(&self.pods);
+            self.replace(PODS, &text)?;
+            self.forgotten.clear();
         }
         Ok(())
     }
 
     /// Writes a file in place of the old one.
-    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        let beside = self.dir.join(format!("{name}.new"));
-        let mut file = private().create(true).write(true).truncate(true).open(&beside)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, self.dir.join(name))?;
-        File::open(&self.dir)?.sync_all()
+    fn replace(&mut self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+        let beside = format!("{name}.new");
+        let replaced = self.try_replace(name, &beside, text);
+        if replaced.is_err()
+            && let Err(error) = self.disk.remove(&beside)
+        {
+            // Half a file would take room on a disk that is full; the next attempt removes it.
+            tracing::debug!(file = beside, cause = %error, "what was written stays for now");
+        }
+        replaced.map_err(|source| self.failed(name, source))
+    }
+
+    fn try_replace(&mut self, name: &str, beside: &str, text: &[u8]) -> io::Result<()> {
+        self.disk.create(beside)?;
+        self.disk.write(text)?;
+        self.disk.sync_file()?;
+        self.disk.rename(beside, name)?;
+        self.disk.sync_names()
     }
 }
 
-/// Files of the state directory: nobody else's, and never behind a link.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits();
-    options.mode(0o600).custom_flags(nofollow.cast_signed());
-    options
+fn text<K: Serialize, V: Serialize>(entries: &BTreeMap<K, V>) -> Vec<u8> {
+    format::write(entries).expect("keys, entries and facts can always be written to memory")
+}
+
+fn aside_name(name: &str, number: u64) -> String {
+    format!("{name}.unreadable-{number}")
+}
+
+/// Which of the set-aside files of `name` it is, if it is one.
+fn aside_number(name: &str, other: &str) -> Option<u64> {
+    other.strip_prefix(name)?.strip_prefix(".unreadable-")?.parse().ok()
 }
 
 /// One change of the checkpoint.
@@ -204,186 +282,29 @@ pub enum Change {
     ForgetPod(String),
 }
 
-/// Which files differ from what is on disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Dirty {
-    checkpoint: bool,
-    pods: bool,
+/// Changes together: of each reader and each pod only the last one counts, so that however many
+/// come while the disk is slow, they take no more room than what they change.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) entries: BTreeMap<Key, Option<Box<Entry>>>,
+    pods: BTreeMap<String, Option<Arc<PodFacts>>>,
 }
 
-impl Dirty {
-    fn is_clean(self) -> bool {
-        self == Self::default()
-    }
-}
-
-/// What happens once a save has been tried: whether it is on disk.
-type Reply = Box<dyn FnOnce(bool) + Send>;
-
-struct Save {
-    changes: Vec<Change>,
-    reply: Option<Reply>,
-}
-
-/// Saves changes on a thread of its own, so that a slow disk holds up nobody.
-#[derive(Debug, Clone)]
-pub struct Saver {
-    saves: SyncSender<Save>,
-}
-
-impl Saver {
-    /// Starts the thread; it ends when the last `Saver` is dropped, and returns whether all
-    /// changes are on disk. `saved` is called whenever they are. A new store is written at once, so
-    /// that the next start is not taken for the first.
-    ///
-    /// # Errors
-    /// The system has no thread to give.
-    pub fn start(
-        store: Store,
-        saved: impl Fn() + Send + 'static,
-    ) -> io::Result<(Self, JoinHandle<bool>)> {
-        let (saves, inbox) = sync_channel(64);
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".to_owned())
-            .spawn(move || save_until_closed(store, &inbox, &saved))?;
-        Ok((Self { saves }, thread))
-    }
-
-    /// Puts `changes` into the checkpoint. Waits only when many saves are waiting already.
-    pub fn save(&self, changes: Vec<Change>) {
-        self.send(Save { changes, reply: None });
-    }
-
-    /// The same, and says whether they are on disk.
-    pub fn save_then(&self, changes: Vec<Change>, reply: impl FnOnce(bool) + Send + 'static) {
-        self.send(Save { changes, reply: Some(Box::new(reply)) });
-    }
-
-    fn send(&self, save: Save) {
-        if let Err(lost) = self.saves.send(save)
-            && let Some(reply) = lost.0.reply
-        {
-            reply(false);
+impl Changes {
+    pub(super) fn add(&mut self, change: Change) {
+        match change {
+            Change::Put(key, entry) => drop(self.entries.insert(key, Some(entry))),
+            Change::Remove(key) => drop(self.entries.insert(key, None)),
+            Change::Pod(uid, facts) => drop(self.pods.insert(uid, Some(facts))),
+            Change::ForgetPod(uid) => drop(self.pods.insert(uid, None)),
         }
     }
-}
 
-fn save_until_closed(mut store: Store, inbox: &Receiver<Save>, saved: &dyn Fn()) -> bool {
-    let mut dirty = Dirty { checkpoint: store.is_new, pods: false };
-    if store.is_new && write(&store, dirty) {
-        dirty = Dirty::default();
-    }
-    loop {
-        let first = match inbox.recv_timeout(RETRY) {
-            Ok(save) => Some(save),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => {
-                return dirty.is_clean() || write(&store, dirty);
-            }
-        };
-        let mut replies = Vec::new();
-        for save in first.into_iter().chain(inbox.try_iter()) {
-            let more = store.apply(save.changes);
-            dirty.checkpoint |= more.checkpoint;
-            dirty.pods |= more.pods;
-            replies.extend(save.reply);
-        }
-        if !dirty.is_clean() && write(&store, dirty) {
-            dirty = Dirty::default();
-        }
-        if dirty.is_clean() {
-            saved();
-        }
-        for reply in replies {
-            reply(dirty.is_clean());
-        }
-    }
-}
-
-fn write(store: &Store, dirty: Dirty) -> bool {
-    match store.write(dirty) {
-        Ok(()) => true,
-        Err(error) => {
-            if let Some(suppressed) = throttle::allow("checkpoint") {
-                tracing::error!(
-                    dir = %store.dir.display(), cause = %error, suppressed,
-                    "the checkpoint can't be written; it is tried again, and lines since the last one would be read again after a restart"
-                );
-            }
-            false
-        }
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.pods.is_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::tail::Position;
-
-    fn put(name: &str) -> Vec<Change> {
-        let key = Key { pipeline: name.to_owned(), stream: "s".to_owned() };
-        let reached = [Position::START; 2];
-        let (cuts, parts) = (vec![], vec![]);
-        let entry = Entry { reached, cuts, parts, listed_ns: None, begins_at_ns: None };
-        vec![Change::Put(key, Box::new(entry))]
-    }
-
-    #[test]
-    fn what_was_saved_is_there_after_a_restart_and_private() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let state = dir.path().join("state");
-        let (saver, thread) =
-            Saver::start(Store::open(&state).expect("free"), || ()).expect("started");
-        let (reply, answered) = sync_channel(1);
-        saver.save_then(put("a"), move |safe| reply.send(safe).expect("waited for"));
-        assert!(answered.recv().expect("answered"));
-        drop(saver);
-        assert!(thread.join().expect("ended"));
-
-        let store = Store::open(&state).expect("free again");
-        assert_eq!(store.checkpoint().len(), 1);
-        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
-        assert_eq!(mode(&state), 0o700);
-        assert_eq!(mode(&state.join(FILE)), 0o600);
-        assert!(matches!(Store::open(&state), Err(StoreError::Locked { .. })));
-    }
-
-    #[test]
-    fn only_the_very_first_start_is_the_first() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("free");
-        assert!(store.is_new());
-        let (saver, thread) = Saver::start(store, || ()).expect("started");
-        drop(saver);
-        assert!(thread.join().expect("ended"));
-        assert!(!Store::open(dir.path()).expect("free again").is_new());
-        std::fs::write(dir.path().join(FILE), "{half").expect("written");
-        assert!(!Store::open(dir.path()).expect("free again").is_new());
-    }
-
-    #[test]
-    fn a_damaged_checkpoint_is_set_aside() {
-        let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(dir.path().join(FILE), "{half").expect("written");
-        let store = Store::open(dir.path()).expect("usable");
-        assert!(store.checkpoint().is_empty());
-        assert!(dir.path().join("checkpoint.unreadable-0").symlink_metadata().is_ok());
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_written_is_not_called_safe() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let state = dir.path().join("state");
-        let store = Store::open(&state).expect("free");
-        std::fs::create_dir(state.join("checkpoint.new")).expect("in the way");
-        let (saver, thread) = Saver::start(store, || ()).expect("started");
-        let (reply, answered) = sync_channel(1);
-        saver.save_then(put("a"), move |safe| reply.send(safe).expect("waited for"));
-        assert!(!answered.recv().expect("answered"));
-        std::fs::remove_dir(state.join("checkpoint.new")).expect("out of the way");
-        drop(saver);
-        assert!(thread.join().expect("ended"), "written in the end");
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;
