@@ -91,6 +91,7 @@ pub struct Outlet {
     /// For each worker the age of its oldest line, nanoseconds.
     oldest: Ages,
     shown_behind: u64,
+    shown_unaccounted: u64,
     worker: usize,
     index: usize,
     shape: Shape,
@@ -127,6 +128,7 @@ impl Outlet {
             read_metrics: ReadMetrics::new(),
             oldest,
             shown_behind: 0,
+            shown_unaccounted: 0,
             pipeline,
             worker,
             index,
@@ -258,8 +260,9 @@ impl Outlet {
         self.read_metrics.bytes_read.increment(counted.bytes_read);
     }
 
-    /// Shows how far behind the pipeline is on this worker; all workers add up.
-    pub fn show(&mut self, bytes_behind: u64, now_ns: i64) {
+    /// Shows how far behind the pipeline is on this worker, and of how many bytes nobody knows what
+    /// became; all workers add up.
+    pub fn show(&mut self, bytes_behind: u64, bytes_unaccounted: u64, now_ns: i64) {
         if self.is_settled() {
             self.spares.release();
         }
@@ -271,6 +274,9 @@ impl Outlet {
         self.metrics.oldest_unacknowledged_seconds.set(seconds);
         self.metrics.bytes_behind.increment(as_gauge(bytes_behind) - as_gauge(self.shown_behind));
         self.shown_behind = bytes_behind;
+        let more = as_gauge(bytes_unaccounted) - as_gauge(self.shown_unaccounted);
+        self.metrics.bytes_unaccounted.increment(more);
+        self.shown_unaccounted = bytes_unaccounted;
     }
 }
 

@@ -36,7 +36,7 @@ impl Worker {
             let streams = self.outlets[pipeline].forget_from(0);
             self.go_back(pipeline, 0, streams);
             self.retired += self.outlets[pipeline].totals;
-            self.outlets[pipeline].show(0, now_ns());
+            self.outlets[pipeline].show(0, 0, now_ns());
         }
         self.remember_places();
         let before = std::mem::replace(&mut self.setup.pipelines, new.pipelines);

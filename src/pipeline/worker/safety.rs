@@ -287,11 +287,16 @@ impl Worker {
     /// Shows how far behind everything is.
     fn show(&mut self) {
         for (index, outlet) in self.outlets.iter_mut().enumerate() {
-            let behind = |stream: &StreamState| match &stream.places[index] {
-                Place::Reading(reading) => stream.bytes_after(reading.reader.needs_from()),
-                Place::Undecided | Place::Left(_) => 0,
+            let reader = |stream: &'_ StreamState| match &stream.places[index] {
+                Place::Reading(reading) => {
+                    let behind = stream.bytes_after(reading.reader.needs_from());
+                    (behind, reading.reader.accounts().unaccounted())
+                }
+                Place::Undecided | Place::Left(_) => (0, 0),
             };
-            outlet.show(self.streams.values().map(behind).sum(), now_ns());
+            let all = self.streams.values().map(reader);
+            let (behind, unaccounted) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            outlet.show(behind, unaccounted, now_ns());
         }
         self.show_streams();
         self.agent_metrics.memory_held_bytes.set(as_gauge(self.setup.budget.held_bytes() as u64));

@@ -119,6 +119,12 @@ impl Node {
         fs::write(self.configuration(), text).unwrap();
     }
 
+    /// Adds top-level settings to those of the agent.
+    pub(crate) fn add_settings(&self, more: &str) {
+        let mut file = File::options().append(true).open(self.configuration()).unwrap();
+        file.write_all(more.as_bytes()).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -244,14 +250,39 @@ impl Agent {
         });
     }
 
+    /// The same, of an agent with an output that never answers.
+    pub(crate) fn wait_ready_without_outputs(&mut self) {
+        let address = self.address.expect("only `run` serves telemetry");
+        wait_until(SOON, "the agent is ready but for an output", || {
+            assert!(self.is_running(), "the agent has ended: {}", self.stderr());
+            let page = get(address, "/readyz").unwrap_or_default();
+            !page.is_empty() && !["state lock", "log root", "pods"].iter().any(|one| page.contains(one))
+        });
+    }
+
+    /// The most memory that it has had resident so far.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        kill_process(self.pid(), Signal::HUP).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id")
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// SIGTERM; the exit code when it has ended.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process id"), Signal::TERM).unwrap();
+        kill_process(self.pid(), Signal::TERM).unwrap();
         self.wait(SOON).code()
     }
 
