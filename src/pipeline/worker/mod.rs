@@ -40,7 +40,8 @@ use crate::tail::spool::{Copied, Spool};
 use crate::telemetry::metrics::{AgentMetrics, ReadMetrics};
 use crate::telemetry::readiness::Readiness;
 
-/// How many compressed parts a worker reads at once (about 300 KiB each, with what is kept).
+/// How many compressed parts a worker reads at once (about 300 KiB each, with what is kept); each
+/// pipeline has the same share of it, and one at least.
 const DECODERS_MAX: usize = 16;
 
 /// For how long after its last line a record of several lines is waited for, and for how long

@@ -673,6 +673,31 @@ fn more_compressed_streams_than_decompressors_are_all_read() {
 }
 
 #[test]
+fn a_dead_output_leaves_another_its_decompressors() {
+    let other = PIPELINE.replace("pipeline: p\n", "pipeline: q\nid_scope: q\n");
+    let mut node = Node::with(&[PIPELINE, &other]);
+    for run in 0..40 {
+        for n in 0..100 {
+            node.raw(&format!("{run}.log"), "stdout F", &format!("run {run} line {n}"));
+        }
+        let name = format!("{run}.log.20261123-210700");
+        fs::rename(node.path(&format!("{run}.log")), node.path(&name)).expect("renamed");
+        node.gzip(&name);
+    }
+    node.raw("40.log", "stdout F", "last");
+    node.start();
+    node.scan();
+    // Only one of the two ever gets an answer.
+    for _ in 0..2000 {
+        node.settle(2);
+        if let Some(live) = node.sent.iter().position(|(pipeline, _)| *pipeline == 1) {
+            node.answer(live);
+        }
+    }
+    node.check();
+}
+
+#[test]
 fn a_record_that_grows_is_waited_for_anew() {
     let mut node = Node::new();
     node.start();

@@ -17,7 +17,7 @@ impl Worker {
             self.hand_on_decoders();
             return self.parked.push(key);
         }
-        let may_unpack = self.unpackers.contains(&key) || self.unpackers.len() < DECODERS_MAX;
+        let may_unpack = self.unpackers.contains(&key) || self.free_decoders(pipeline) > 0;
         let Some(stream) = self.streams.get_mut(&stream_key) else {
             return self.hand_on_decoders();
         };
@@ -76,11 +76,30 @@ impl Worker {
         }
     }
 
+    /// How many more decompressors readers of `pipeline` may hold. Each pipeline has a share of its
+    /// own: readers of a dead output keep what they hold until it is back.
+    fn free_decoders(&self, pipeline: usize) -> usize {
+        let share = (DECODERS_MAX / self.outlets.len()).max(1);
+        let held = self.unpackers.iter().filter(|(_, holder)| *holder == pipeline).count();
+        share.saturating_sub(held)
+    }
+
     /// Queues as many of those that wait for a decompressor as there are. One of them that has
     /// gone by then hands on what it does not take.
     fn hand_on_decoders(&mut self) {
-        let free = DECODERS_MAX.saturating_sub(self.unpackers.len()).min(self.unpacking.len());
-        self.ready.extend(self.unpacking.drain(..free));
+        if self.unpacking.is_empty() {
+            return;
+        }
+        let mut free: Vec<_> = (0..self.outlets.len()).map(|at| self.free_decoders(at)).collect();
+        for key in std::mem::take(&mut self.unpacking) {
+            let left = &mut free[key.1];
+            if *left == 0 {
+                self.unpacking.push_back(key);
+            } else {
+                *left -= 1;
+                self.ready.push_back(key);
+            }
+        }
     }
 
     /// Does what the end of a turn asks for.
