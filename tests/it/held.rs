@@ -69,8 +69,7 @@ fn documents(file: &Path) -> Vec<Value> {
 fn open_records_of_many_streams_neither_fill_the_memory_nor_stop_the_others() {
     const STREAMS: u32 = 500;
     const PIECES: usize = 60;
-    let pods: Vec<Pod> =
-        (0..STREAMS).map(|n| Pod::taskmanager("flink", "orders", n)).collect();
+    let pods: Vec<Pod> = (0..STREAMS).map(|n| Pod::taskmanager("flink", "orders", n)).collect();
     let node = Node::with_pods(&pods);
     let out = node.path("out.ndjson");
     let select = "select: [{select: {labels: {component: taskmanager}}}]";

@@ -256,7 +256,8 @@ impl Agent {
         wait_until(SOON, "the agent is ready but for an output", || {
             assert!(self.is_running(), "the agent has ended: {}", self.stderr());
             let page = get(address, "/readyz").unwrap_or_default();
-            !page.is_empty() && !["state lock", "log root", "pods"].iter().any(|one| page.contains(one))
+            !page.is_empty()
+                && !["state lock", "log root", "pods"].iter().any(|one| page.contains(one))
         });
     }
 
