@@ -52,6 +52,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A worker that has not gone round for so long is stuck: the kubelet is to start the agent anew.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
+/// For how long the end waits for the disk of the checkpoint.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How the agent ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -415,7 +418,7 @@ impl Running {
         if let Some(task) = &self.pods_task {
             task.abort();
         }
-        let saved = self.checkpoint.join().unwrap_or(false);
+        let saved = joined_soon(self.checkpoint);
         let mut totals = Totals::default();
         for report in reports {
             totals += report.totals;
@@ -431,6 +434,15 @@ impl Running {
             }
         }
     }
+}
+
+/// Waits for the checkpoint's last write, but not for a disk that hangs; whether it is written.
+fn joined_soon(checkpoint: thread::JoinHandle<bool>) -> bool {
+    let deadline = Instant::now() + DISK_PATIENCE;
+    while !checkpoint.is_finished() && Instant::now() < deadline {
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    checkpoint.is_finished() && checkpoint.join().unwrap_or(false)
 }
 
 /// Remembers when the checkpoint was written.

@@ -39,6 +39,9 @@ use crate::pipeline::batch::{Batch, Outcome};
 /// and cutting it would lose what the dead letter keeps.
 const MAX_PLAIN_FORM_BYTES: usize = 1024 * 1024;
 
+/// How often a document may fail with a 500 while others are taken.
+const FAILURES_MAX: u32 = 10;
+
 /// What all deliveries of an output share.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -93,7 +96,11 @@ impl Output {
     }
 
     fn troubled(&self, trouble: Trouble<'_>) {
-        self.pace().concurrency.troubled();
+        match trouble.cause {
+            // It answers, and others may be taken meanwhile.
+            Cause::ItemFailed => self.pace().concurrency.succeeded(),
+            _ => self.pace().concurrency.troubled(),
+        }
         self.health.troubled(trouble.cause);
         if !self.health.may_say(Said::Trouble(trouble.cause), self.clock.now()) {
             return;
@@ -148,6 +155,8 @@ struct Pending {
     item: u32,
     /// Whether the body holds its plain form.
     plain_form: bool,
+    /// How often it failed alone, as it stands in the body.
+    failures: u32,
 }
 
 /// What is to be done before the next part is sent.
@@ -187,6 +196,7 @@ struct Delivery<'a> {
     /// Items that are not safe yet.
     open: usize,
     outcome: Outcome,
+    began: Instant,
 }
 
 impl<'a> Delivery<'a> {
@@ -197,12 +207,22 @@ impl<'a> Delivery<'a> {
             plain_bytes: batch.plain_bytes,
         };
         let count = u32::try_from(batch.items.len()).expect("a batch has fewer items than bytes");
-        let pending = (0..count).map(|item| Pending { item, plain_form: false }).collect();
+        let new = |item| Pending { item, plain_form: false, failures: 0 };
+        let pending = (0..count).map(new).collect();
         let outcome =
             Outcome { worker: batch.worker, sequence: batch.sequence, ..Outcome::default() };
         let open = batch.items.len();
         let parts = if open == 0 { Vec::new() } else { vec![Part { body, pending }] };
-        Self { output, batch, parts, letters: Vec::new(), lettered: Vec::new(), open, outcome }
+        Self {
+            output,
+            batch,
+            parts,
+            letters: Vec::new(),
+            lettered: Vec::new(),
+            open,
+            outcome,
+            began: output.clock.now(),
+        }
     }
 
     /// Sends one part and puts back what is left of it.
@@ -283,6 +303,14 @@ impl<'a> Delivery<'a> {
                 Verdict::Retry(cause) if cause.may_last() && self.is_refused(&entry) => {
                     self.give_up(*pending, &entry, cause.as_str());
                 }
+                Verdict::Retry(Cause::ItemFailed) if self.fails_alone(*pending) => {
+                    let reason = Reason::new(Cause::ItemFailed.as_str());
+                    self.refuse(*pending, &entry, &reason, &mut rest);
+                }
+                Verdict::Retry(Cause::ItemFailed) => {
+                    first_cause.get_or_insert(Cause::ItemFailed);
+                    rest.keep(Pending { failures: pending.failures + 1, ..*pending }, &entry);
+                }
                 Verdict::Retry(cause) => {
                     first_cause.get_or_insert(cause);
                     rest.keep(*pending, &entry);
@@ -296,6 +324,16 @@ impl<'a> Delivery<'a> {
             self.parts.push(Part { body, pending: rest.pending });
         }
         first_cause
+    }
+
+    /// Whether a document has failed often enough while others were taken: the fault is its own.
+    fn fails_alone(&self, pending: Pending) -> bool {
+        let taken_here = self.outcome.documents_indexed + self.outcome.duplicates_answered > 0;
+        let taken_elsewhere = || {
+            let last = self.output.health.last_acknowledged();
+            last.is_some_and(|last| last > self.began)
+        };
+        pending.failures + 1 >= FAILURES_MAX && (taken_here || taken_elsewhere())
     }
 
     /// Two halves in place of the part; a single document is refused.
@@ -321,7 +359,7 @@ impl<'a> Delivery<'a> {
                 let time = document::id::time_of(id.as_bytes()).unwrap_or(self.batch.oldest_ns);
                 let stream = self.stream(pending);
                 bulk::write_plain_form(&mut rest.plain, entry, reason.as_str(), time, &stream);
-                rest.pending.push(Pending { plain_form: true, ..pending });
+                rest.pending.push(Pending { plain_form: true, failures: 0, ..pending });
             }
             _ => self.give_up(pending, entry, reason.as_str()),
         }

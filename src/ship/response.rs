@@ -31,6 +31,8 @@ pub enum Cause {
     TooManyRequests,
     /// A 5xx, of the request or of an item.
     Unavailable,
+    /// A 500 of an item, as by a faulty plugin: it may be the document's fault.
+    ItemFailed,
     Connect,
     Timeout,
     /// The connection ended before the answer did: what was done is unknown.
@@ -63,6 +65,7 @@ impl Cause {
         match self {
             Self::TooManyRequests => "too_many_requests",
             Self::Unavailable => "unavailable",
+            Self::ItemFailed => "item_failed",
             Self::Connect => "connect_error",
             Self::Timeout => "timeout",
             Self::Torn => "no_answer",
@@ -93,6 +96,7 @@ impl Cause {
             self,
             Self::TooManyRequests
                 | Self::Unavailable
+                | Self::ItemFailed
                 | Self::Connect
                 | Self::Timeout
                 | Self::Torn
@@ -229,7 +233,8 @@ fn judge_item(item: &ItemResult) -> Verdict {
         403 => Verdict::Retry(Cause::Forbidden),
         404 => Verdict::Retry(Cause::MissingIndex),
         429 => Verdict::Retry(Cause::TooManyRequests),
-        408 | 409 | 500..=599 => Verdict::Retry(Cause::Unavailable),
+        500 => Verdict::Retry(Cause::ItemFailed),
+        408 | 409 | 501..=599 => Verdict::Retry(Cause::Unavailable),
         _ => Verdict::Retry(Cause::UnexpectedStatus),
     }
 }

@@ -16,7 +16,7 @@ use crate::support::{SOON, wait_until};
 fn to_file(name: &str, out: &Path) -> String {
     format!(
         "pipeline: {name}\nselect: [{{select: {{labels: {{component: taskmanager}}}}}}]\n\
-         output:\n  file: {{path: {}}}\n  batch: {{linger: 100ms}}\n",
+         output:\n  file: {{path: {}}}\n",
         out.display()
     )
 }
@@ -71,7 +71,7 @@ fn changed_pipelines_are_taken_up_without_losing_a_line() {
 
     // A mistake changes nothing.
     let good = to_file("flink", second);
-    node.pipeline("flink", &good.replace("linger", "lingers"));
+    node.pipeline("flink", &good.replace("path:", "paths:"));
     wait_until(SOON, "the mistake is refused", || {
         agent.metric("splashdam_reloads_total", "{result=\"refused\"}") > 0.0
     });

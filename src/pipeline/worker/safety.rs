@@ -16,6 +16,9 @@ use crate::pipeline::place::{Place, StreamState};
 use crate::pipeline::reader::Asked;
 use crate::telemetry::metrics::StreamState as Kind;
 
+/// For how long the end waits for the disk of the checkpoint.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
 impl Worker {
     /// Closes the open batch of a pipeline and enters it into the ledgers of its readers. `false`
     /// when there is nothing in it or too many are in flight.
@@ -193,7 +196,8 @@ impl Worker {
         }
     }
 
-    /// Hands what changed to the checkpoint and waits until it was tried; whether it is on disk.
+    /// Hands what changed to the checkpoint and waits until it was tried, but not for a disk that
+    /// hangs; whether it is on disk.
     pub(super) fn save_and_wait(&mut self) -> bool {
         self.save();
         let (reply, answer) = sync_channel(1);
@@ -203,7 +207,7 @@ impl Worker {
                 tracing::debug!("nobody waits for the checkpoint");
             }
         });
-        answer.recv().unwrap_or(false)
+        answer.recv_timeout(DISK_PATIENCE).unwrap_or(false)
     }
 
     // Time.

@@ -251,11 +251,11 @@ impl Worker {
         self.names.remove(&*stream.name);
         self.finished_streams +=
             u64::from(stream.places.iter().any(|place| matches!(place, Place::Reading(_))));
+        let mut changes = self.forget_places(&stream);
         if !self.names.keys().any(|name| name.uid == stream.name.uid) {
             self.setup.pods.release(&stream.name.uid);
-            self.setup.saver.save(vec![Change::ForgetPod(stream.name.uid.clone())]);
+            changes.push(Change::ForgetPod(stream.name.uid.clone()));
         }
-        let changes = self.forget_places(&stream);
         self.setup.saver.save(changes);
     }
 

@@ -119,13 +119,35 @@ async fn items_that_may_work_later_are_sent_again_alone() {
     check_item_again(BUSY, Retrying(Cause::TooManyRequests)).await;
     for item in [
         r#"{"status":503,"error":{"type":"unavailable_shards_exception","reason":"[x][0] primary shard is not active"}}"#,
-        r#"{"status":500,"error":{"type":"null_pointer_exception","reason":"x"}}"#,
         r#"{"status":408,"error":{"type":"timeout","reason":"x"}}"#,
         r#"{"status":409,"error":{"type":"another_exception","reason":"x"}}"#,
         r#"{"status":400,"error":{"type":"resource_already_exists_exception","reason":"index [x/y] already exists"}}"#,
     ] {
         check_item_again(item, Retrying(Cause::Unavailable)).await;
     }
+}
+
+const FAILS: &str = r#"{"status":500,"error":{"type":"null_pointer_exception","reason":"x"}}"#;
+
+/// One document that fails for ever costs only itself.
+#[tokio::test]
+async fn an_item_that_fails_alone_is_refused_after_a_while() {
+    check_item_again(FAILS, Retrying(Cause::ItemFailed)).await;
+    let alone = vec![Scripted::Items(vec![FAILS]); 9];
+    let first = Scripted::Items(vec![OK, FAILS]);
+    let peer = Peer::start(std::iter::once(first).chain(alone)).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 1), "its plain form was taken");
+}
+
+/// An output that fails everything is at fault itself.
+#[tokio::test]
+async fn items_that_all_fail_are_tried_for_as_long_as_it_takes() {
+    let peer = Peer::start(vec![Scripted::Items(vec![FAILS, FAILS]); 40]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
 }
 
 #[tokio::test]
