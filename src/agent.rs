@@ -41,8 +41,9 @@ use crate::pipeline::held::Held;
 use crate::pipeline::inbox::{Command, Event, Inbox};
 use crate::pipeline::outlet::Totals;
 use crate::pipeline::worker::{Report, Rescan, Setup, Worker};
+use crate::ship::State;
 use crate::tail::spool::{Copied, Spool};
-use crate::telemetry::metrics::AgentMetrics;
+use crate::telemetry::metrics::{AgentMetrics, show_output_state};
 use crate::telemetry::readiness::{Condition, Readiness};
 use crate::telemetry::{self, throttle};
 
@@ -405,6 +406,7 @@ impl Running {
         for (pipeline, health) in self.outputs.healths() {
             let condition = Condition::Output(pipeline.name.clone());
             self.readiness.set(condition, health.has_answered());
+            show_output_state(&pipeline.name, State::NAMES, Some(health.state().as_str()));
         }
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
         self.agent_metrics.checkpoint_age_seconds.set(written.elapsed().as_secs_f64());

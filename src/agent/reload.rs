@@ -23,7 +23,8 @@ use crate::config::agent::PodSource;
 use crate::config::{Agent, Loaded, Problems, Stamp};
 use crate::enrich;
 use crate::pipeline::inbox::Event;
-use crate::telemetry::metrics::count_reload;
+use crate::ship::State;
+use crate::telemetry::metrics::{count_reload, show_output_state};
 use crate::telemetry::readiness::Condition;
 
 /// For how long what is in flight is waited for.
@@ -155,6 +156,7 @@ impl Running {
         let before = std::mem::replace(&mut self.outputs, next);
         for (pipeline, _) in before.healths() {
             self.readiness.forget(&Condition::Output(pipeline.name.clone()));
+            show_output_state(&pipeline.name, State::NAMES, None);
         }
         // Whatever they still tell comes before the change.
         before.end().await;

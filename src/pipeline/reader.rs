@@ -8,8 +8,10 @@
 //! Guarantees: every line is taken exactly once in the order of its lane, unless the reader was told
 //! to go back; a position that is reported as reached has no open record before it; bytes gone
 //! through = acknowledged + in flight + lost ([`Reader::accounts`]). Does not seal batches, wait, or
-//! watch files.
+//! watch files. [`back`] is how it goes back, [`accounts`] where the bytes are.
 
+mod accounts;
+mod back;
 mod long_line;
 
 use std::collections::BTreeMap;
@@ -17,10 +19,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::accounts::Accounts;
 use self::long_line::LongLine;
 use super::form::Form;
 use super::open::OpenBatch;
-use crate::checkpoint::{Cut, Entry, Ledger, Progress, Reached};
+use crate::checkpoint::{Cut, Entry, Ledger, Reached};
 use crate::config::agent::LineFormat;
 use crate::discover::{PartKind, StreamName};
 use crate::document::splice::Scratch;
@@ -92,32 +95,6 @@ pub struct Asked {
     /// They are in the checkpoint.
     pub saved: bool,
     pub cuts: Vec<Cut>,
-}
-
-/// Where the raw bytes are that a reader has gone through.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Accounts {
-    pub read: u64,
-    pub acknowledged: u64,
-    /// In batches that are open or not answered, open records included.
-    pub in_flight: u64,
-    pub lost: u64,
-}
-
-impl Accounts {
-    /// Bytes of which nobody knows what became; 0 unless the agent is wrong.
-    pub fn unaccounted(self) -> u64 {
-        self.read.abs_diff(self.acknowledged + self.in_flight + self.lost)
-    }
-}
-
-impl std::ops::AddAssign for Accounts {
-    fn add_assign(&mut self, other: Self) {
-        self.read += other.read;
-        self.acknowledged += other.acknowledged;
-        self.in_flight += other.in_flight;
-        self.lost += other.lost;
-    }
 }
 
 /// One pipeline's place in one stream.
@@ -193,29 +170,6 @@ impl Reader {
         }
     }
 
-    /// Takes up what an earlier process remembered.
-    pub fn resume(form: Form, joiner: Joiner, entry: &Entry) -> Self {
-        let mut reader = Self::new(form, joiner, entry.reached, entry.cuts.clone());
-        let reader_at = reader.cursor.part;
-        reader.left = entry.parts.iter().copied().filter(|(part, _)| *part < reader_at).collect();
-        reader.remembered = Some(entry.clone());
-        reader.begin_at(entry.begins_at_ns);
-        reader
-    }
-
-    /// Passes over what the runtime took before `time_ns`, unless something was read already.
-    pub fn begin_at(&mut self, time_ns: Option<i64>) {
-        if self.safe == [Position::START; 2] {
-            self.begins_at_ns = time_ns;
-            self.not_before_ns = time_ns;
-        }
-    }
-
-    /// See [`Self::begin_at`]; for as long as nothing else tells where it began.
-    pub fn begins_at_ns(&self) -> Option<i64> {
-        self.begins_at_ns.filter(|_| self.ledger.acknowledged() == [Position::START; 2])
-    }
-
     /// Where the next raw line begins.
     pub fn cursor(&self) -> Position {
         self.cursor
@@ -248,119 +202,6 @@ impl Reader {
     /// Whether a logical line has begun whose end has not come.
     pub fn has_partial(&self) -> bool {
         self.joiner.has_partial()
-    }
-
-    /// Forgets open records, and the cuts asked for, and goes back to where they began.
-    pub fn rewind(&mut self) {
-        let reached = self.reached();
-        self.asked = None;
-        self.joiner.forget();
-        self.safe = reached;
-        self.cursor = reached[0].min(reached[1]);
-        self.source = None;
-        self.long_line = None;
-    }
-
-    /// Enters what was gone through since the batch before into the ledger. `false` is a fault of
-    /// the agent.
-    pub fn sealed(&mut self, batch: u64) -> bool {
-        let progress = Progress { reached: self.reached(), read_to: self.counted_to };
-        self.ledger.push(batch, progress, std::mem::take(&mut self.unsealed_bytes))
-    }
-
-    /// Goes back to where batch `batch` of this pipeline began: it and what follows are to be read
-    /// again.
-    pub fn forget_from(&mut self, batch: u64) {
-        let before = self.ledger.in_flight_bytes();
-        self.ledger.forget_from(batch);
-        let dropped = before - self.ledger.in_flight_bytes();
-        self.take_up(self.ledger.last(), dropped);
-    }
-
-    /// Goes back to `place`, which lies before all that was read: whatever comes after is read
-    /// again, and answered as a duplicate where it was safe already.
-    pub fn go_back(&mut self, place: Position) {
-        let dropped = self.ledger.in_flight_bytes() + self.ledger.acknowledged_bytes();
-        self.ledger = Ledger::new([place; 2]);
-        self.take_up(Progress::resumed([place; 2]), dropped);
-    }
-
-    fn take_up(&mut self, from: Progress, dropped_bytes: u64) {
-        self.left.insert(self.counted_to.part, self.counted_to.offset);
-        self.read_bytes -= dropped_bytes + std::mem::take(&mut self.unsealed_bytes);
-        self.asked = None;
-        self.joiner.forget();
-        self.safe = from.reached;
-        self.cursor = from.reached[0].min(from.reached[1]);
-        self.counted_to = from.read_to;
-        self.source = None;
-        self.long_line = None;
-        self.complete = false;
-        if from.reached == [Position::START; 2] {
-            self.not_before_ns = self.begins_at_ns;
-        }
-    }
-
-    /// Where a part stands before this reader's place that was not read, or has grown since: it was
-    /// found late, or its writer was.
-    pub fn overlooked(&mut self, stream: &tail::Stream) -> Option<Position> {
-        let here = self.cursor.part;
-        let parts = stream.parts();
-        let is_there = |id: &PartId| parts.binary_search_by_key(id, |part| part.id).is_ok();
-        self.left.retain(|id, _| *id >= here || is_there(id) || !stream.is_complete());
-        let before = parts.iter().take_while(|part| part.id < here);
-        let readable = before.filter(|part| part.is_open() || !part.unlinked);
-        readable.filter_map(|part| self.overlooked_in(part)).next()
-    }
-
-    fn overlooked_in(&self, part: &tail::Part) -> Option<Position> {
-        let from = match self.left.get(&part.id) {
-            None => 0,
-            Some(left) if part.kind != PartKind::Gzip && part.end() > Some(*left) => *left,
-            Some(_) => return None,
-        };
-        Some(at(part.id, from))
-    }
-
-    /// Where it left `part`, if it did.
-    pub fn left(&self, part: PartId) -> Option<u64> {
-        self.left.get(&part).copied().filter(|_| part < self.cursor.part)
-    }
-
-    /// The bytes of `part`, which ended at `end`, can't be had any more; returns how many of them
-    /// were not read.
-    pub fn lose(&mut self, part: PartId, end: u64) -> u64 {
-        let from = match self.cursor.part.cmp(&part) {
-            std::cmp::Ordering::Greater => return 0,
-            std::cmp::Ordering::Equal => self.cursor.offset,
-            std::cmp::Ordering::Less => 0,
-        };
-        if self.cursor.part == part {
-            // Its handle is not held any longer.
-            self.source = None;
-            self.long_line = None;
-        }
-        // What was read of it is lost too if it is to be read again.
-        self.left.insert(part, from);
-        let lost = end.saturating_sub(from);
-        self.note_lost(lost);
-        lost
-    }
-
-    /// Bytes were lost that it should have gone through.
-    pub fn note_lost(&mut self, bytes: u64) {
-        self.lost_bytes += bytes;
-        self.read_bytes += bytes;
-    }
-
-    /// Where the bytes are that were gone through since this reader began.
-    pub fn accounts(&self) -> Accounts {
-        Accounts {
-            read: self.read_bytes,
-            acknowledged: self.ledger.acknowledged_bytes(),
-            in_flight: self.ledger.in_flight_bytes() + self.unsealed_bytes,
-            lost: self.lost_bytes,
-        }
     }
 
     /// Records that wait for nothing but a next line since `quiet_ns` of the wall clock.
@@ -516,19 +357,6 @@ impl Reader {
             self.source = None;
         }
         Ok((part.id, part.format))
-    }
-
-    /// Counts what can't be read again of parts between the cursor and `next`.
-    fn pass_over_gone(&mut self, next: PartId) {
-        let here = self.cursor;
-        let gone = self.left.range(here.part..next);
-        let lost = gone.map(|(part, end)| {
-            end.saturating_sub(if *part == here.part { here.offset } else { 0 })
-        });
-        let lost = lost.sum();
-        self.left.retain(|part, _| *part < here.part || *part >= next);
-        self.missed_bytes += lost;
-        self.note_lost(lost);
     }
 
     /// Whether a compressed part, which never grows, was read to its end already.
@@ -728,19 +556,6 @@ impl Reader {
             self.source = None;
         }
         Turn::End
-    }
-
-    /// Counts raw bytes once, however often they are read.
-    fn count_read(&mut self, desk: &mut Desk<'_>) {
-        if self.cursor > self.counted_to {
-            let same_part = self.cursor.part == self.counted_to.part;
-            let from = if same_part { self.counted_to.offset } else { 0 };
-            let bytes = self.cursor.offset - from;
-            desk.batch.tally.raw_bytes += bytes;
-            self.read_bytes += bytes;
-            self.unsealed_bytes += bytes;
-            self.counted_to = self.cursor;
-        }
     }
 }
 

@@ -99,6 +99,9 @@ pub enum State {
 }
 
 impl State {
+    /// Every name that [`Self::as_str`] gives.
+    pub const NAMES: [&'static str; 3] = ["healthy", "retrying", "paused"];
+
     /// `healthy`, `retrying` or `paused`.
     pub fn as_str(self) -> &'static str {
         match self {

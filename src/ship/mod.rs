@@ -1,6 +1,6 @@
 //! Sends batches and says what became of every item.
 //!
-//! Owns the way of a batch from the channel of its pipeline to its [`Outcome`]. Guarantees:
+//! Owns the way of a batch from the channel of its pipeline to its [`Outcome`](crate::pipeline::batch::Outcome). Guarantees:
 //! an outcome is reported when, and only when, every item of the batch is safe; nothing is ever
 //! dropped, whatever the output does; at most two requests are in flight for each output, one
 //! after trouble. An output that acknowledges nothing for [`patience::PATIENCE`] is dead: it keeps

@@ -23,6 +23,7 @@ pub const OLDEST_UNACKNOWLEDGED: &str = "splashdam_oldest_unacknowledged_seconds
 pub const BULK_REQUESTS: &str = "splashdam_bulk_requests_total";
 pub const BATCHES_FORGOTTEN: &str = "splashdam_batches_forgotten_total";
 pub const BYTES_UNACCOUNTED: &str = "splashdam_bytes_unaccounted";
+pub const OUTPUT_STATE: &str = "splashdam_output_state";
 pub const RELOADS: &str = "splashdam_reloads_total";
 pub const BULK_DURATION: &str = "splashdam_bulk_duration_seconds";
 pub const DELIVERY_LATENCY: &str = "splashdam_delivery_latency_seconds";
@@ -80,6 +81,7 @@ fn describe() {
             Unit::Bytes,
             "Bytes read that are neither acknowledged, in flight nor lost: other than 0 is a fault",
         ),
+        (OUTPUT_STATE, Unit::Count, "1 for what an output does: healthy, retrying or paused"),
         (MEMORY_BUDGET, Unit::Bytes, "The byte budget: how much is held, and how much there is"),
         (STREAMS, Unit::Count, "Container runs on this node by state"),
         (HELD, Unit::Bytes, "Bytes of unlinked files that are held open"),
@@ -99,6 +101,15 @@ pub fn count_bulk_request(pipeline: &str, result: &'static str, took: Duration) 
     let pipeline = pipeline.to_owned();
     metrics::counter!(BULK_REQUESTS, "pipeline" => pipeline, "result" => result).increment(1);
     metrics::histogram!(BULK_DURATION).record(took.as_secs_f64());
+}
+
+/// Shows what an output does at the moment, one of `states`; `None` once it has gone.
+pub fn show_output_state(pipeline: &str, states: [&'static str; 3], now: Option<&'static str>) {
+    for state in states {
+        let gauge =
+            metrics::gauge!(OUTPUT_STATE, "pipeline" => pipeline.to_owned(), "state" => state);
+        gauge.set(if now == Some(state) { 1.0 } else { 0.0 });
+    }
 }
 
 /// Counts a change of the pipelines, by how it ended: `done` or `refused`.

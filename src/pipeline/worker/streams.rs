@@ -82,6 +82,7 @@ impl Worker {
             // Its lines in the open batch are of no use to a ledger that begins anew.
             self.outlets[pipeline].touched.remove(&key);
         }
+        self.hand_on_decoders();
     }
 
     /// Takes in that everything was listed. After the first time, what the checkpoint remembers of

@@ -86,7 +86,7 @@ impl Worker {
 
     /// Queues as many of those that wait for a decompressor as there are. One of them that has
     /// gone by then hands on what it does not take.
-    fn hand_on_decoders(&mut self) {
+    pub(super) fn hand_on_decoders(&mut self) {
         if self.unpacking.is_empty() {
             return;
         }

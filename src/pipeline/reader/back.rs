@@ -1,0 +1,107 @@
+//! Where a reader takes up, and how it goes back: after a restart, when an output has forgotten
+//! batches, when a part is found that it has passed.
+//!
+//! Going back forgets what is open and reads again from a position at which nothing was open; ids
+//! make the repetition harmless. Cuts stay, so that records end where they ended before.
+
+use super::{Reader, at};
+use crate::checkpoint::{Entry, Ledger, Progress};
+use crate::discover::PartKind;
+use crate::parse::record::Joiner;
+use crate::pipeline::form::Form;
+use crate::tail::{self, PartId, Position};
+
+impl Reader {
+    /// Takes up what an earlier process remembered.
+    pub fn resume(form: Form, joiner: Joiner, entry: &Entry) -> Self {
+        let mut reader = Self::new(form, joiner, entry.reached, entry.cuts.clone());
+        let reader_at = reader.cursor.part;
+        reader.left = entry.parts.iter().copied().filter(|(part, _)| *part < reader_at).collect();
+        reader.remembered = Some(entry.clone());
+        reader.begin_at(entry.begins_at_ns);
+        reader
+    }
+
+    /// Passes over what the runtime took before `time_ns`, unless something was read already.
+    pub fn begin_at(&mut self, time_ns: Option<i64>) {
+        if self.safe == [Position::START; 2] {
+            self.begins_at_ns = time_ns;
+            self.not_before_ns = time_ns;
+        }
+    }
+
+    /// See [`Self::begin_at`]; for as long as nothing else tells where it began.
+    pub fn begins_at_ns(&self) -> Option<i64> {
+        self.begins_at_ns.filter(|_| self.ledger.acknowledged() == [Position::START; 2])
+    }
+
+    /// Forgets open records, and the cuts asked for, and goes back to where they began.
+    pub fn rewind(&mut self) {
+        let reached = self.reached();
+        self.asked = None;
+        self.joiner.forget();
+        self.safe = reached;
+        self.cursor = reached[0].min(reached[1]);
+        self.source = None;
+        self.long_line = None;
+    }
+
+    /// Goes back to where batch `batch` of this pipeline began: it and what follows are to be read
+    /// again.
+    pub fn forget_from(&mut self, batch: u64) {
+        let before = self.ledger.in_flight_bytes();
+        self.ledger.forget_from(batch);
+        let dropped = before - self.ledger.in_flight_bytes();
+        self.take_up(self.ledger.last(), dropped);
+    }
+
+    /// Goes back to `place`, which lies before all that was read: whatever comes after is read
+    /// again, and answered as a duplicate where it was safe already.
+    pub fn go_back(&mut self, place: Position) {
+        let dropped = self.ledger.in_flight_bytes() + self.ledger.acknowledged_bytes();
+        self.ledger = Ledger::new([place; 2]);
+        self.take_up(Progress::resumed([place; 2]), dropped);
+    }
+
+    fn take_up(&mut self, from: Progress, dropped_bytes: u64) {
+        self.left.insert(self.counted_to.part, self.counted_to.offset);
+        self.read_bytes -= dropped_bytes + std::mem::take(&mut self.unsealed_bytes);
+        self.asked = None;
+        self.joiner.forget();
+        self.safe = from.reached;
+        self.cursor = from.reached[0].min(from.reached[1]);
+        self.counted_to = from.read_to;
+        self.source = None;
+        self.long_line = None;
+        self.complete = false;
+        if from.reached == [Position::START; 2] {
+            self.not_before_ns = self.begins_at_ns;
+        }
+    }
+
+    /// Where a part stands before this reader's place that was not read, or has grown since: it was
+    /// found late, or its writer was.
+    pub fn overlooked(&mut self, stream: &tail::Stream) -> Option<Position> {
+        let here = self.cursor.part;
+        let parts = stream.parts();
+        let is_there = |id: &PartId| parts.binary_search_by_key(id, |part| part.id).is_ok();
+        self.left.retain(|id, _| *id >= here || is_there(id) || !stream.is_complete());
+        let before = parts.iter().take_while(|part| part.id < here);
+        let readable = before.filter(|part| part.is_open() || !part.unlinked);
+        readable.filter_map(|part| self.overlooked_in(part)).next()
+    }
+
+    fn overlooked_in(&self, part: &tail::Part) -> Option<Position> {
+        let from = match self.left.get(&part.id) {
+            None => 0,
+            Some(left) if part.kind != PartKind::Gzip && part.end() > Some(*left) => *left,
+            Some(_) => return None,
+        };
+        Some(at(part.id, from))
+    }
+
+    /// Where it left `part`, if it did.
+    pub fn left(&self, part: PartId) -> Option<u64> {
+        self.left.get(&part).copied().filter(|_| part < self.cursor.part)
+    }
+}
