@@ -376,6 +376,10 @@ impl Running {
                     draining.get_or_insert_with(deadline);
                     wishes.deadline = None;
                     self.reload.never();
+                    match command {
+                        Command::Drain => tracing::info!("draining: what is in flight is waited for"),
+                        _ => tracing::info!("ending at once"),
+                    }
                     self.command(command);
                 }
                 () = drained => {

@@ -1,12 +1,13 @@
 //! Sends batches and says what became of every item.
 //!
-//! Owns the way of a batch from the channel of its pipeline to its [`Outcome`](crate::pipeline::batch::Outcome). Guarantees:
-//! an outcome is reported when, and only when, every item of the batch is safe; nothing is ever
-//! dropped, whatever the output does; at most two requests are in flight for each output, one
-//! after trouble. An output that acknowledges nothing for [`patience::PATIENCE`] is dead: it keeps
-//! the oldest batch as a probe and forgets the others, which are read again when it is back. What a person has to mend (credentials, a closed index, a full dead-letter
-//! file) pauses the output: it is tried again all the same, at most every 30 s, and
-//! [`Health`] says why. Does not read files, decide on checkpoints or know other pipelines.
+//! Owns the way of a batch from the channel of its pipeline to what is [`Told`] of it. Guarantees:
+//! a batch is told to be safe when, and only when, every item of it is; nothing is ever dropped,
+//! whatever the output does; at most two requests are in flight for each output, one after
+//! trouble. An output that acknowledges nothing for [`patience::PATIENCE`] is dead: it keeps the
+//! oldest batch as a probe and forgets the others, which are read again when it is back. What a
+//! person has to mend (credentials, a closed index, a full dead-letter file) pauses the output: it
+//! is tried again all the same, at most every 30 s, and [`Health`] says why. Does not read files,
+//! decide on checkpoints or know other pipelines.
 //!
 //! - `client.rs` is the only file that opens sockets to Elasticsearch.
 //! - `response.rs` (what an answer means) and `retry.rs` (when to send again) decide, purely.

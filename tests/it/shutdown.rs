@@ -30,6 +30,35 @@ fn sigterm_drains_and_saves_the_checkpoint() {
 }
 
 #[test]
+fn a_second_signal_ends_at_once_and_is_as_safe_as_a_crash() {
+    let elastic = Elastic::plain();
+    let index = elastic.missing_index();
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let node = Node::with_pods([&pod]);
+    node.add_settings("shutdown: {drain: 1h}\n");
+    // Nobody answers, so that the drain has something to wait for.
+    node.pipeline("flink", &pipeline(&index, "http://127.0.0.1:9"));
+    let mut log = Log::create(&node.root(), &pod, 0);
+    for number in 0..COUNT {
+        log.line(&numbered(number));
+    }
+    let agent = node.run();
+    wait_until(SOON, "something is in flight", || {
+        agent.metric(
+            "splashdam_bulk_requests_total",
+            "{pipeline=\"flink\",result=\"connect_error\"}",
+        ) > 0.0
+    });
+    // Two of one kind might come as one.
+    agent.interrupt();
+    assert_eq!(agent.terminate(), Some(1), "not everything is safe");
+
+    node.pipeline("flink", &pipeline(&index, &elastic.url));
+    node.run_once();
+    assert_eq!(numbers(&index), once_each(COUNT));
+}
+
+#[test]
 fn after_sigkill_nothing_is_lost_and_nothing_is_there_twice() {
     let elastic = Elastic::plain();
     let index = elastic.missing_index();

@@ -268,6 +268,11 @@ impl Agent {
         peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// SIGINT, without waiting for what comes of it.
+    pub(crate) fn interrupt(&self) {
+        kill_process(self.pid(), Signal::INT).unwrap();
+    }
+
     /// SIGHUP.
     pub(crate) fn hang_up(&self) {
         kill_process(self.pid(), Signal::HUP).unwrap();
