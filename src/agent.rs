@@ -38,6 +38,7 @@ use crate::discover::{self, Discovery, Found, OwnPod, StreamName};
 use crate::enrich::pods_file::PodsFile;
 use crate::enrich::{self, PodStore};
 use crate::pipeline::held::Held;
+use crate::pipeline::in_hand::InHand;
 use crate::pipeline::inbox::{Command, Event, Inbox};
 use crate::pipeline::outlet::Totals;
 use crate::pipeline::worker::{Report, Rescan, Setup, Worker};
@@ -285,6 +286,7 @@ impl Running {
         let spool = Spool::new(&agent.state.dir);
         let copies = spool.list();
         let spooled_bytes = copies.iter().map(Copied::bytes).sum();
+        let suspects = InHand::suspects(&agent.state.dir);
         let held = Arc::new(Held::new(agent.held, agent.threads, spooled_bytes));
         let mut copies = copies_of(copies, agent.threads);
         let forget = ForgottenPods::new(saved_pods, saver.clone(), Arc::clone(&pods));
@@ -311,6 +313,8 @@ impl Running {
                 alive: Arc::clone(&readiness),
                 held: Arc::clone(&held),
                 spool: spool.clone(),
+                in_hand: InHand::new(&agent.state.dir, index, suspects.clone()),
+                suspects: suspects.clone(),
                 copies: std::mem::take(&mut copies[index]),
             };
             let reporter = reporter.clone();

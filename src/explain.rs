@@ -177,6 +177,7 @@ fn explain_file(
         checkpoint: &Checkpoint::new(),
         first_start: false,
         now_ns: now_ns(),
+        suspects: &[],
         by_path: true,
         without_status: true,
         source_told: true,

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::in_hand::Plain;
 use super::reader::Desk;
 use crate::discover::StreamName;
 use crate::document::id::{self, IdHash};
@@ -52,6 +53,8 @@ impl Naming {
 pub struct Form {
     pub template: Template,
     pub naming: Naming,
+    /// What is shipped as text, whatever it is.
+    pub plain: Plain,
 }
 
 impl Form {
@@ -73,7 +76,7 @@ impl Form {
             original_length: record.original_bytes,
         };
         let content = match record.lines {
-            1 => Content::Line(record.content),
+            1 if !self.plain.has(record) => Content::Line(record.content),
             _ => Content::Text(record.content),
         };
         let written = self.template.append(&facts, content, desk.scratch, &mut batch.body);

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod budget;
 pub mod form;
 pub mod held;
+pub mod in_hand;
 pub mod inbox;
 pub mod open;
 pub mod outlet;

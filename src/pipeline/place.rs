@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::form::{Form, Naming};
+use super::in_hand::{Plain, Suspect};
 use super::reader::Reader;
 use crate::checkpoint::{Checkpoint, Entry, Key};
 use crate::config::agent::Start;
@@ -69,6 +70,8 @@ pub struct Ground<'a> {
     /// The source has told all that it knows, or it does not for so long that what was saved of an
     /// earlier process has to do.
     pub source_told: bool,
+    /// What was in hand when earlier processes crashed.
+    pub suspects: &'a [Suspect],
     /// A pod that is known counts even where its status does not speak of the container's run.
     pub without_status: bool,
 }
@@ -202,8 +205,9 @@ impl StreamState {
     }
 
     fn reader(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Reader {
-        let (form, joiner) = self.settings(pipeline, ground.agent);
         let key = Key { pipeline: pipeline.name.clone(), stream: self.name.to_string() };
+        let plain = Plain::of(ground.suspects, &key);
+        let (form, joiner) = self.settings(pipeline, ground.agent, plain);
         if let Some(entry) = ground.checkpoint.get(&key) {
             return Reader::resume(form, joiner, entry);
         }
@@ -213,11 +217,11 @@ impl StreamState {
     }
 
     /// What a reader of `pipeline` does with the lines.
-    fn settings(&self, pipeline: &Pipeline, agent: &Agent) -> (Form, Joiner) {
+    fn settings(&self, pipeline: &Pipeline, agent: &Agent, plain: Plain) -> (Form, Joiner) {
         let joiner = Joiner::new(pipeline.parse.multiline.is_some(), agent.logs.max_line_bytes);
         let template = self.template(pipeline, agent);
         let naming = Naming::new(&pipeline.id_scope, Arc::clone(&self.name));
-        (Form { template, naming }, joiner)
+        (Form { template, naming, plain }, joiner)
     }
 
     fn template(&self, pipeline: &Pipeline, agent: &Agent) -> Template {

@@ -32,6 +32,7 @@ use crate::document::splice::Scratch;
 use crate::enrich::PodStore;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::held::Held;
+use crate::pipeline::in_hand::{InHand, Suspect};
 use crate::pipeline::inbox::{Command, Event, Inbox, News};
 use crate::pipeline::outlet::{Outlet, Output, StreamKey, Totals};
 use crate::pipeline::place::StreamState;
@@ -88,6 +89,10 @@ pub struct Setup {
     pub held: Arc<Held>,
     /// Where that is copied to at the end.
     pub spool: Spool,
+    /// Where is written down what is being taken.
+    pub in_hand: InHand,
+    /// What was, when earlier processes crashed.
+    pub suspects: Vec<Suspect>,
     /// What an earlier process copied of this worker's streams.
     pub copies: Vec<Copied>,
 }

@@ -315,6 +315,7 @@ impl Worker {
             first_start: self.setup.first_start && !self.scanned,
             now_ns: now_ns(),
             by_path: waits_no_more(&self.setup, stream.waited),
+            suspects: &self.setup.suspects,
             source_told: self.source_told || self.setup.agent.kubernetes.source != PodSource::Api,
             without_status: status_waits_no_more(&self.setup, stream.waited),
         };

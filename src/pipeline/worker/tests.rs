@@ -163,6 +163,7 @@ impl Node {
         let store = Store::open(&self.state()).expect("usable");
         let spool = Spool::new(&self.state());
         let copies = spool.list();
+        let suspects = InHand::suspects(&self.state());
         let spooled = copies.iter().map(Copied::bytes).sum();
         let known = store.checkpoint().clone();
         let first_start = store.is_new();
@@ -190,6 +191,8 @@ impl Node {
             alive: Arc::new(Readiness::new([], 1, TICK)),
             held: Arc::new(Held::new(self.agent.held, 1, spooled)),
             spool,
+            in_hand: InHand::new(&self.state(), 0, suspects.clone()),
+            suspects,
             copies,
         });
         self.listed.clear();
@@ -891,4 +894,38 @@ output:
     node.check();
     assert_eq!(node.duplicates, before, "nothing is read again");
     assert_eq!(node.worker().bytes_lost, 0);
+}
+
+/// The worker takes bytes that crash it before it has written anything.
+fn crash_over(node: &mut Node, line: &str) {
+    node.start();
+    node.scan();
+    let news = node.worker().setup.inbox.take(Duration::ZERO, Command::Run);
+    node.worker().take_in(news);
+    let worker = node.worker();
+    let key = *worker.streams.keys().next().expect("listed");
+    let part = worker.streams[&key].tail.parts()[0].id;
+    let key =
+        crate::checkpoint::Key { pipeline: "p".to_owned(), stream: Node::stream(0).to_string() };
+    worker.setup.in_hand.take(key, part, 0..line.len() as u64);
+    node.crash(0);
+}
+
+#[test]
+fn a_line_that_was_in_hand_at_two_crashes_is_shipped_as_text() {
+    let poison = "{\"message\":\"poison\"}";
+    let shipped = |crashes: usize| {
+        let mut node = Node::new();
+        node.line(poison);
+        (0..crashes).for_each(|_| crash_over(&mut node, poison));
+        node.start();
+        node.line("{\"message\":\"fine\"}");
+        node.scan();
+        node.finish();
+        let messages: Vec<String> = node.index.values().flatten().cloned().collect();
+        messages
+    };
+    assert_eq!(shipped(1), ["poison", "fine"]);
+    assert_eq!(shipped(2), [poison, "fine"]);
+    assert_eq!(shipped(3), [poison, "fine"]);
 }

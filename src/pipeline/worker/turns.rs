@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Waiting, Worker, now_ns};
-use crate::pipeline::reader::{Desk, Turn};
+use crate::checkpoint::Key;
+use crate::pipeline::reader::{CHUNK_BYTES, Desk, Turn};
 use crate::telemetry::metrics::LossCause;
 
 /// Open records of all readers may hold one over this of the budget.
@@ -25,6 +26,17 @@ impl Worker {
         let Some(reading) = stream.places[pipeline].reading() else {
             return self.hand_on_decoders();
         };
+        let (next, key_in_hand) = (
+            reading.reader.cursor(),
+            Key {
+                pipeline: self.setup.pipelines[pipeline].name.clone(),
+                stream: stream.name.to_string(),
+            },
+        );
+        if let Some(part) = stream.tail.at_or_after(next.part) {
+            let from = if part.id == next.part { next.offset } else { 0 };
+            self.setup.in_hand.take(key_in_hand, part.id, from..from + CHUNK_BYTES as u64);
+        }
         let outlet = &mut self.outlets[pipeline];
         let mut desk = Desk {
             stream: &mut stream.tail,
@@ -43,6 +55,7 @@ impl Worker {
         let before = (reading.reader.cursor(), reading.reader.reached());
         let open_before = reading.reader.open_bytes();
         let turn = reading.reader.turn(&mut desk);
+        self.setup.in_hand.done();
         let damaged = std::mem::take(&mut reading.reader.damaged_bytes);
         if damaged > 0 {
             self.bytes_lost += damaged;
