@@ -37,6 +37,28 @@ const REMEMBERED_MAX: usize = 64;
 /// How much of a part's beginning is remembered: a runtime's time with nanoseconds, and some text.
 const BEGINNING_BYTES: usize = 64;
 
+/// The first bytes of a part. In place: thousands of small allocations between large ones that go
+/// again would leave the heap full of holes.
+#[derive(Debug, Clone, Copy)]
+struct Beginning {
+    bytes: [u8; BEGINNING_BYTES],
+    length: usize,
+}
+
+impl Beginning {
+    fn of(head: &[u8]) -> Self {
+        let length = head.len().min(BEGINNING_BYTES);
+        let mut bytes = [0; BEGINNING_BYTES];
+        bytes[..length].copy_from_slice(&head[..length]);
+        Self { bytes, length }
+    }
+
+    /// Whether `head`, of at most [`BEGINNING_BYTES`], begins with it.
+    fn is_of(&self, head: &[u8]) -> bool {
+        head.starts_with(&self.bytes[..self.length])
+    }
+}
+
 /// One part of a stream.
 #[derive(Debug)]
 pub struct Part {
@@ -58,8 +80,7 @@ pub struct Part {
     pub truncated: bool,
     /// Whole scans of the tree that have ended since.
     scans_since: u32,
-    /// Its first bytes, at most [`BEGINNING_BYTES`].
-    beginning: Box<[u8]>,
+    beginning: Beginning,
     /// Where its bytes begin: what stands before was not copied when it was spooled.
     pub readable_from: u64,
     file: Option<Rc<File>>,
@@ -130,9 +151,8 @@ impl Part {
             return Ok(true);
         };
         let mut beginning = [0; BEGINNING_BYTES];
-        let beginning = &mut beginning[..self.beginning.len()];
-        let read = file::read_at(file, 0, beginning)?;
-        let is_same = beginning[..read] == *self.beginning;
+        let read = file::read_at(file, 0, &mut beginning)?;
+        let is_same = self.beginning.is_of(&beginning[..read]);
         if !is_same {
             self.disk_bytes = self.disk_bytes.max(read_to);
             self.truncate();
@@ -181,7 +201,7 @@ impl Part {
             unlinked: true,
             truncated: false,
             scans_since: 0,
-            beginning: Box::default(),
+            beginning: Beginning::of(&[]),
             readable_from: spooled.from(),
             file: Some(spooled.file()),
             spooled: Some(spooled),
@@ -485,7 +505,7 @@ impl Stream {
             unlinked: false,
             truncated: false,
             scans_since: 0,
-            beginning: head[..head.len().min(BEGINNING_BYTES)].into(),
+            beginning: Beginning::of(head),
             readable_from: 0,
             file: Some(file),
             spooled: None,
