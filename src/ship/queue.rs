@@ -108,7 +108,13 @@ impl Queue {
             Ok((_, outcome)) => self.acknowledged(outcome),
             Err(error) => match (error.try_into_panic(), under_way) {
                 (Ok(panic), _) => std::panic::resume_unwind(panic),
-                (Err(_), Some(UnderWay { worker, sequence, .. })) => self.tell(worker, sequence),
+                (Err(_), Some(UnderWay { worker, sequence, .. })) => {
+                    self.tell(worker, sequence);
+                    // An answer that came as patience ended has brought the output back already.
+                    if !self.patience.is_dead() {
+                        (self.report)(Told::Back);
+                    }
+                }
                 (Err(_), None) => {}
             },
         }
@@ -151,5 +157,54 @@ impl Queue {
     fn tell(&self, worker: usize, sequence: u64) {
         count_forgotten_batch(&self.output.pipeline);
         (self.report)(Told::Forgotten { worker, sequence });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::Mutex;
+
+    use super::super::clock::{Clock, VirtualClock};
+    use super::super::tests::elasticsearch;
+    use super::super::{Given, Health, Timeouts, output};
+    use super::*;
+
+    impl Queue {
+        /// A delivery that ends at once, or never.
+        fn deliver(&mut self, sequence: u64, ends: bool) {
+            let outcome = Outcome { sequence, ..Outcome::default() };
+            let delivery = async move { if ends { outcome } else { pending().await } };
+            let task = self.deliveries.spawn(delivery);
+            self.under_way.push_back(UnderWay { id: task.id(), worker: 0, sequence, task });
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_as_patience_ends_leaves_nobody_waiting() {
+        let state = tempfile::tempdir().expect("a directory");
+        let clock = Clock::Virtual(Arc::new(VirtualClock::new()));
+        let given = Given { clock, seed: 0, timeouts: Timeouts::default() };
+        let hosts = elasticsearch(&["http://localhost:9"]);
+        let output = output("p".into(), &hosts, state.path(), Arc::new(Health::new()), given);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let report: Report = Arc::new(move |told| heard.lock().expect("unlocked").push(told));
+        let mut queue = Queue::new(Arc::new(output.expect("an output")), report, 0);
+        queue.patience.given(queue.output.clock.now());
+        queue.deliver(0, false);
+        queue.deliver(1, true);
+        queue.deliver(2, false);
+        tokio::task::yield_now().await;
+        // Batch 1 is answered, and nobody has looked at it yet.
+        queue.give_up(&mut tokio::sync::mpsc::channel(1).1);
+        for _ in 0..2 {
+            let ended = queue.deliveries.join_next_with_id().await.expect("two end");
+            queue.ended(ended);
+        }
+        assert!(!queue.patience.is_dead());
+        let told = told.lock().expect("unlocked");
+        assert!(told.contains(&Told::Forgotten { worker: 0, sequence: 2 }));
+        assert_eq!(told.last(), Some(&Told::Back), "{told:?}");
     }
 }
