@@ -229,7 +229,8 @@ impl Worker {
             Place::Undecided => waits_no_more,
             Place::Left(_) => true,
             Place::Reading(reading) => {
-                let all_read = reading.at_end && !reading.queued;
+                // A record whose cut is on its way to the disk is still to be taken.
+                let all_read = reading.at_end && !reading.queued && reading.reader.asked.is_none();
                 let is_open = outlets[pipeline].touched.contains(&key);
                 all_read && reading.reader.ledger.is_settled() && !is_open
             }

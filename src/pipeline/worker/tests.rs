@@ -732,6 +732,7 @@ fn once_does_not_end_while_another_pipeline_still_waits() {
     node.check();
 }
 
+mod edges;
 mod model;
 
 /// Ends the worker as at the drain deadline.
