@@ -318,7 +318,8 @@ impl Worker {
         let lingering = self.outlets.iter().filter_map(Outlet::due).filter(|_| reads);
         let saving = (!self.unsaved.is_empty())
             .then(|| self.saved + self.setup.agent.state.checkpoint_interval);
-        let waiting = (reads && !self.waiting.is_empty()).then(|| self.waiting_looked + LOOK_AGAIN);
+        let waiting =
+            (self.may_read() && !self.waiting.is_empty()).then(|| self.waiting_looked + LOOK_AGAIN);
         // A tick has something to do only while something is under way.
         let ticks = self.stale || !self.later.is_empty() || self.has_undecided();
         let tick = self.ticked + if ticks { TICK } else { SIGN_OF_LIFE };

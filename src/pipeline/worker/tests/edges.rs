@@ -29,3 +29,18 @@ fn a_stream_that_goes_while_a_cut_is_saved_is_read_to_its_end() {
     node.check();
     assert!(node.worker().streams.is_empty());
 }
+
+#[test]
+fn an_open_record_leaves_a_draining_worker_nothing_to_do() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one");
+    node.line("begins: java.lang.Exception");
+    node.scan();
+    node.settle(2);
+    node.worker().setup.inbox.command(Command::Drain);
+    node.settle(1);
+    assert!(!node.worker().waiting.is_empty() && !node.sent.is_empty());
+    let now = node.now;
+    assert!(!node.worker().patience(now).is_zero(), "it would spin");
+}
