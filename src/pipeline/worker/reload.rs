@@ -36,8 +36,11 @@ impl Worker {
             let streams = self.outlets[pipeline].forget_from(0);
             self.go_back(pipeline, 0, streams);
             self.retired += self.outlets[pipeline].totals;
+            // Nothing of it waits any more, also where nobody follows it.
+            self.outlets[pipeline].is_back();
             self.outlets[pipeline].show(0, 0, now_ns());
         }
+        self.forget_asked();
         self.remember_places();
         let before = std::mem::replace(&mut self.setup.pipelines, new.pipelines);
         self.retired_names.extend(before.iter().map(|pipeline| pipeline.name.clone()));
@@ -59,6 +62,16 @@ impl Worker {
             stream.places = (0..pipelines).map(|_| Place::Undecided).collect();
             self.decide(key);
             self.wake(key);
+        }
+    }
+
+    /// Cuts of which nobody has said that they are on the disk are none for those who follow: they
+    /// would take the records at once.
+    fn forget_asked(&mut self) {
+        for stream in self.streams.values_mut() {
+            for reading in stream.places.iter_mut().filter_map(Place::reading) {
+                reading.reader.asked = None;
+            }
         }
     }
 

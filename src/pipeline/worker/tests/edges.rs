@@ -31,6 +31,23 @@ fn a_stream_that_goes_while_a_cut_is_saved_is_read_to_its_end() {
 }
 
 #[test]
+fn a_cut_that_is_not_saved_is_none_for_the_pipelines_that_follow() {
+    let mut node = Node::new();
+    asks_for_a_cut(&mut node);
+    let (outputs, receivers) = node.outputs();
+    let pipelines = node.pipelines.clone();
+    let budget = Budget::new(node.agent.memory_budget_bytes, 1);
+    node.worker().pause();
+    node.worker().switch(Pipelines { pipelines, outputs, budget });
+    node.running.as_mut().expect("it runs").outputs = receivers;
+    let stream = node.worker().streams.values_mut().next().expect("there");
+    let reading = stream.places[0].reading().expect("it is read");
+    assert_eq!(reading.reader.cuts, []);
+    node.finish();
+    node.check();
+}
+
+#[test]
 fn an_open_record_leaves_a_draining_worker_nothing_to_do() {
     let mut node = Node::new();
     node.start();
@@ -43,4 +60,21 @@ fn an_open_record_leaves_a_draining_worker_nothing_to_do() {
     assert!(!node.worker().waiting.is_empty() && !node.sent.is_empty());
     let now = node.now;
     assert!(!node.worker().patience(now).is_zero(), "it would spin");
+}
+
+#[test]
+fn a_pipeline_that_is_taken_away_shows_no_age() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one");
+    node.scan();
+    node.settle(5);
+    node.settle(5);
+    node.settle(5);
+    assert!(!node.sent.is_empty());
+    let oldest = Arc::clone(&node.worker().setup.outputs[0].oldest);
+    assert!(oldest[0].load(Ordering::Relaxed) > 0);
+    node.reload(&[&PIPELINE.replace("pipeline: p\n", "pipeline: q\n")], false, 0);
+    node.settle(0);
+    assert_eq!(oldest[0].load(Ordering::Relaxed), 0);
 }
