@@ -63,6 +63,7 @@ impl Worker {
     fn read_overlooked(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
         let StreamState { tail, places, name, .. } = stream;
+        let mut went_back = false;
         for (pipeline, place) in places.iter_mut().enumerate() {
             let reader = match place {
                 Place::Reading(reading) => &mut reading.reader,
@@ -76,6 +77,7 @@ impl Worker {
             );
             self.open_bytes -= reader.open_bytes();
             reader.go_back(from);
+            went_back = true;
             self.unpackers.remove(&(key, pipeline));
             self.waiting.remove(&(key, pipeline));
             self.unsaved.insert((key, pipeline));
@@ -83,6 +85,9 @@ impl Worker {
             self.outlets[pipeline].touched.remove(&key);
         }
         self.hand_on_decoders();
+        if went_back {
+            self.wake(key);
+        }
     }
 
     /// Takes in that everything was listed. After the first time, what the checkpoint remembers of

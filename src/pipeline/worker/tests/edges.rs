@@ -63,6 +63,26 @@ fn an_open_record_leaves_a_draining_worker_nothing_to_do() {
 }
 
 #[test]
+fn whoever_goes_back_to_an_overlooked_part_is_woken() {
+    let mut node = Node::new();
+    node.start();
+    node.line("first");
+    let aside = node.dir.path().join("aside");
+    fs::rename(node.path("0.log"), &aside).expect("renamed");
+    node.line("second");
+    node.scan();
+    node.finish();
+    fs::rename(&aside, node.path(&format!("0.log.{STAMP}"))).expect("renamed");
+    let files = node.files().remove(&0).expect("listed");
+    let worker = node.worker();
+    let key = worker.names[&Node::stream(0)];
+    worker.streams.get_mut(&key).expect("listed").files = files;
+    worker.refresh(key);
+    node.finish();
+    node.check();
+}
+
+#[test]
 fn a_pipeline_that_is_taken_away_shows_no_age() {
     let mut node = Node::new();
     node.start();
