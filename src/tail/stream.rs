@@ -102,6 +102,12 @@ impl Part {
         self.disk_bytes
     }
 
+    /// How long a compressed part says that it is, uncompressed: its last member does, modulo 2^32.
+    pub fn length_told(&self) -> Option<u64> {
+        let file = self.file.as_deref().filter(|_| self.kind == PartKind::Gzip)?;
+        super::source::last_uncompressed_bytes(file).ok().map(u64::from)
+    }
+
     /// Whether a handle is held.
     pub fn is_open(&self) -> bool {
         self.file.is_some()

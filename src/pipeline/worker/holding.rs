@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Worker;
+use crate::discover::PartKind;
 use crate::pipeline::held::{GiveUp, Share};
 use crate::pipeline::outlet::{StreamKey, as_gauge};
 use crate::telemetry::metrics::LossCause;
@@ -51,8 +52,8 @@ impl Worker {
     fn give_up_oldest(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("it holds something");
         if let Some(part) = stream.tail.give_up_oldest() {
-            // Of a compressed part that was not read to its end nobody knows how long it is.
-            let whole = part.end().unwrap_or_else(|| part.disk_bytes());
+            let whole =
+                part.end().or_else(|| part.length_told()).unwrap_or_else(|| part.disk_bytes());
             let unread = stream.lose(part.id, whole);
             let lost = if stream.is_undecided() { whole } else { unread };
             self.lost_held(key, LossCause::Held, lost);
@@ -83,9 +84,11 @@ impl Worker {
             let mut lost = 0;
             for part in parts.filter(|part| part.held().is_some()) {
                 let from = if part.id == needed.part { needed.offset } else { 0 };
-                let bytes =
-                    part.disk_bytes().saturating_sub(if part.end().is_some() { from } else { 0 });
-                if bytes == 0 {
+                // Of a compressed part there is no copying the end alone.
+                let is_safe = part.end().is_some_and(|end| end <= from);
+                let skipped = if part.kind == PartKind::Gzip { 0 } else { from };
+                let bytes = part.disk_bytes().saturating_sub(skipped);
+                if is_safe || bytes == 0 {
                     continue;
                 }
                 if !self.setup.held.take_spool(bytes) {

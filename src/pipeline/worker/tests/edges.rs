@@ -62,6 +62,60 @@ fn an_open_record_leaves_a_draining_worker_nothing_to_do() {
     assert!(!node.worker().patience(now).is_zero(), "it would spin");
 }
 
+const STAMP: &str = "20261123-210700";
+
+/// A compressed part of 400 lines of one length and a live file; nothing is answered.
+fn compressed(node: &mut Node) -> u64 {
+    for n in 100..500 {
+        node.line(&format!("line {n} of those that are to be compressed"));
+    }
+    node.rotate(STAMP);
+    let bytes = node.path(&format!("0.log.{STAMP}")).metadata().expect("there").len();
+    node.gzip(&format!("0.log.{STAMP}"));
+    node.line("behind");
+    node.start();
+    node.scan();
+    node.settle(2);
+    bytes
+}
+
+#[test]
+fn a_compressed_part_of_which_little_is_missing_is_copied_whole() {
+    let mut node = Node::new();
+    compressed(&mut node);
+    for _ in 0..100 {
+        node.settle(5);
+        if node.sent.len() > 2 {
+            node.answer(0);
+        }
+    }
+    assert!((300..400).contains(&node.index.len()), "all but the end of it is safe");
+    fs::remove_file(node.path(&format!("0.log.{STAMP}.gz"))).expect("removed");
+    node.scan();
+    node.settle(0);
+    end(&mut node);
+    node.start();
+    node.scan();
+    node.finish();
+    assert_eq!(node.worker().bytes_lost, 0);
+    node.check();
+}
+
+#[test]
+fn what_is_not_read_of_a_compressed_part_that_is_given_up_is_counted() {
+    let mut node = Node::new();
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.max_files = 0;
+    let bytes = compressed(&mut node);
+    fs::remove_file(node.path(&format!("0.log.{STAMP}.gz"))).expect("removed");
+    node.scan();
+    node.settle(2);
+    assert!(node.worker().bytes_lost > 0);
+    node.finish();
+    let read = node.index.values().flatten().filter(|line| *line != "behind").count() as u64;
+    assert!((1..400).contains(&read));
+    assert_eq!(node.worker().bytes_lost, bytes / 400 * (400 - read));
+}
+
 #[test]
 fn whoever_goes_back_to_an_overlooked_part_is_woken() {
     let mut node = Node::new();
