@@ -35,8 +35,8 @@ pub enum GiveUp {
 pub struct Held {
     limits: Limits,
     shares: Mutex<Vec<Share>>,
-    /// Bytes that may still be copied when the process ends.
-    spool_left_bytes: AtomicU64,
+    /// Bytes of the copies that are there.
+    spooled_bytes: AtomicU64,
 }
 
 impl Held {
@@ -45,7 +45,7 @@ impl Held {
         Self {
             limits,
             shares: Mutex::new(vec![Share::default(); workers]),
-            spool_left_bytes: AtomicU64::new(limits.spool_bytes.saturating_sub(spooled_bytes)),
+            spooled_bytes: AtomicU64::new(spooled_bytes),
         }
     }
 
@@ -56,10 +56,19 @@ impl Held {
         give_up(self.limits, &shares, worker)
     }
 
-    /// Whether `bytes` may be copied; those that may are taken from what is left.
+    /// Whether `bytes` may be copied beside what is copied already; those that may count from now on.
     pub fn take_spool(&self, bytes: u64) -> bool {
-        let take = |left: u64| left.checked_sub(bytes);
-        self.spool_left_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        let limit = self.limits.spool_bytes;
+        let take = |there: u64| there.checked_add(bytes).filter(|all| *all <= limit);
+        self.spooled_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Copies of `bytes` were removed.
+    pub fn give_back_spool(&self, bytes: u64) {
+        let give_back = |there: u64| Some(there.saturating_sub(bytes));
+        let given =
+            self.spooled_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give_back);
+        debug_assert!(given.is_ok(), "it refuses nothing");
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Share>> {
@@ -95,6 +104,9 @@ mod tests {
         assert!(held.take_spool(20));
         assert!(!held.take_spool(11), "10 are left");
         assert!(held.take_spool(10));
+        held.give_back_spool(20);
+        assert!(held.take_spool(20), "what an earlier process copied was removed");
+        assert!(!Held::new(LIMITS, 1, 60).take_spool(1), "the limit is lower than it was");
     }
 
     proptest! {

@@ -108,6 +108,11 @@ impl Spooled {
         self.header.end
     }
 
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.header.end.saturating_sub(self.header.from)
+    }
+
     pub fn file(&self) -> Rc<File> {
         Rc::clone(&self.file)
     }
@@ -120,13 +125,16 @@ impl Spooled {
 
 /// Removes a copy, what it is of first.
 fn remove(data: &Path) {
-    for path in [data.with_extension("json"), data.to_owned()] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %path.display(), cause = %error, "a spooled copy that is read can't be removed");
-            }
-            _ => {}
+    remove_one(&data.with_extension("json"));
+    remove_one(data);
+}
+
+fn remove_one(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(file = %path.display(), cause = %error, "a spooled copy that nobody needs can't be removed");
         }
+        _ => {}
     }
 }
 
@@ -167,6 +175,7 @@ impl Spool {
                 Some("data") if path.with_extension("json").symlink_metadata().is_err() => {
                     remove(&path);
                 }
+                Some("new") => remove_one(&path),
                 _ => {}
             }
         }
@@ -333,7 +342,9 @@ mod tests {
         fs::create_dir(&folder).expect("made");
         fs::write(folder.join("aa.data"), "half").expect("written");
         fs::write(folder.join("bb.json"), "{\"stream\":").expect("written");
+        fs::write(folder.join("cc.new"), "{\"str").expect("written");
         assert!(spool.list().is_empty());
+        assert!(folder.join("cc.new").symlink_metadata().is_err(), "never renamed");
         assert!(folder.join("aa.data").symlink_metadata().is_err(), "it takes no room");
         assert!(folder.join("bb.json").symlink_metadata().is_ok(), "somebody may want to see it");
     }

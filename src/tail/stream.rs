@@ -292,6 +292,8 @@ pub struct Stream {
     remembered: Vec<PartId>,
     /// See [`Self::listed_ns`].
     listed_ns: Option<i64>,
+    /// See [`Self::take_removed_bytes`].
+    removed_bytes: u64,
 }
 
 impl Stream {
@@ -330,8 +332,15 @@ impl Stream {
 
     /// Removes the copies that an earlier process made: nobody reads them any more.
     pub fn remove_copies(&mut self) {
-        let copies = self.parts.iter_mut().filter_map(|part| part.spooled.take());
-        copies.for_each(Spooled::remove);
+        for copy in self.parts.iter_mut().filter_map(|part| part.spooled.take()) {
+            self.removed_bytes += copy.bytes();
+            copy.remove();
+        }
+    }
+
+    /// Bytes of the copies that were removed since this was asked last.
+    pub fn take_removed_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.removed_bytes)
     }
 
     /// Closes the oldest part that nothing but its handle keeps; returns it.
@@ -536,6 +545,7 @@ impl Stream {
                 part.file = None;
             }
             if !wanted && let Some(spooled) = part.spooled.take() {
+                self.removed_bytes += spooled.bytes();
                 spooled.remove();
             }
         }

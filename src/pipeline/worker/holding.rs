@@ -101,6 +101,7 @@ impl Worker {
                         kept += bytes;
                     }
                     Err(error) => {
+                        self.setup.held.give_back_spool(bytes);
                         lost += bytes;
                         tracing::error!(stream = %stream.name, cause = %error, "a deleted log file can't be copied to the state directory");
                     }

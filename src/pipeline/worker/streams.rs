@@ -208,6 +208,7 @@ impl Worker {
                 self.read_metrics.lost(LossCause::Undecided, whole);
             }
         }
+        self.setup.held.give_back_spool(stream.tail.take_removed_bytes());
         self.note_held(key);
     }
 
@@ -245,6 +246,7 @@ impl Worker {
         }
         let mut stream = self.streams.remove(&key).expect("just seen");
         stream.tail.remove_copies();
+        self.setup.held.give_back_spool(stream.tail.take_removed_bytes());
         self.holding.remove(&key);
         if stream.is_undecided() {
             self.lost_undecided(stream.bytes_after(Position::START));

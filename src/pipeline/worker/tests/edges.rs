@@ -117,6 +117,33 @@ fn what_is_not_read_of_a_compressed_part_that_is_given_up_is_counted() {
 }
 
 #[test]
+fn copies_that_were_read_leave_room_for_others() {
+    let mut node = Node::new();
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.spool_bytes = 100;
+    node.start();
+    for n in 0..3 {
+        node.line(&format!("the only line of part {n}, long enough for one copy"));
+        let stamp = format!("20261123-21070{n}");
+        node.rotate(&stamp);
+        node.line(&format!("line that follows part {n}"));
+        node.scan();
+        node.settle(0);
+        fs::remove_file(node.path(&format!("0.log.{stamp}"))).expect("removed");
+        node.scan();
+        node.settle(0);
+        node.worker().copy_held();
+        assert_eq!(node.worker().bytes_lost, 0, "part {n}");
+        node.crash(0);
+        node.start();
+        node.scan();
+        node.finish();
+        assert!(Spool::new(&node.state()).list().is_empty(), "it was read");
+        // A process that has read its copies ends like any other.
+    }
+    node.check();
+}
+
+#[test]
 fn whoever_goes_back_to_an_overlooked_part_is_woken() {
     let mut node = Node::new();
     node.start();
