@@ -311,11 +311,10 @@ impl StreamState {
         let mut cuts = reader.cuts.clone();
         cuts.extend(reader.asked.iter().flat_map(|asked| asked.cuts.iter().copied()));
         let mut parts: Vec<_> = self.tail.parts().iter().map(sized).collect();
-        // What was remembered and not found yet.
-        let before = reader.remembered.iter().flat_map(|entry| &entry.parts);
-        let missing: Vec<_> = before
+        // What was remembered and not found yet, and what has gone and is not safe.
+        let before = reader.remembered.iter().flat_map(|entry| entry.parts.iter().copied());
+        let missing: Vec<_> = (before.chain(reader.left_from(from)))
             .filter(|(before, _)| !parts.iter().any(|(part, _)| part.is(*before)))
-            .copied()
             .collect();
         parts.extend(missing);
         let (begins_at_ns, listed_ns) = (reader.begins_at_ns(), self.tail.listed_ns());

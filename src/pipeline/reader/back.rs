@@ -83,9 +83,11 @@ impl Reader {
     /// found late, or its writer was.
     pub fn overlooked(&mut self, stream: &tail::Stream) -> Option<Position> {
         let here = self.cursor.part;
+        // What was left and is not safe may have to be read again, or to be counted as lost.
+        let safe = self.needs_from().part;
         let parts = stream.parts();
         let is_there = |id: &PartId| parts.binary_search_by_key(id, |part| part.id).is_ok();
-        self.left.retain(|id, _| *id >= here || is_there(id) || !stream.is_complete());
+        self.left.retain(|id, _| *id >= safe || is_there(id) || !stream.is_complete());
         let before = parts.iter().take_while(|part| part.id < here);
         let readable = before.filter(|part| part.is_open() || !part.unlinked);
         readable.filter_map(|part| self.overlooked_in(part)).next()
@@ -98,6 +100,11 @@ impl Reader {
             Some(_) => return None,
         };
         Some(at(part.id, from))
+    }
+
+    /// The parts from `from` on of which it knows how far they were read.
+    pub fn left_from(&self, from: PartId) -> impl Iterator<Item = (PartId, u64)> {
+        self.left.range(from..).map(|(part, end)| (*part, *end))
     }
 
     /// Where it left `part`, if it did.

@@ -143,6 +143,72 @@ fn copies_that_were_read_leave_room_for_others() {
     node.check();
 }
 
+/// A part that spans several batches, none answered, whose file goes and is given up after it was
+/// read; returns its length.
+fn given_up_after_it_was_read(node: &mut Node) -> u64 {
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.max_files = 0;
+    node.start();
+    for n in 100..125 {
+        node.line(&format!("line {n} of a part that is given up"));
+    }
+    let bytes = node.path("0.log").metadata().expect("there").len();
+    node.rotate(STAMP);
+    node.line("behind");
+    node.scan();
+    node.settle(2);
+    assert!((2..=IN_FLIGHT_MAX).contains(&node.sent.len()), "{}", node.sent.len());
+    fs::remove_file(node.path(&format!("0.log.{STAMP}"))).expect("removed");
+    node.scan();
+    node.settle(2);
+    assert_eq!(node.worker().bytes_lost, 0, "it was read, and may be answered");
+    node.line("far behind");
+    node.scan();
+    node.settle(2);
+    bytes
+}
+
+/// The bytes of the part that are missing in the index were counted as lost.
+#[track_caller]
+fn check_given_up(node: &mut Node, bytes: u64) {
+    let there = node.index.values().flatten().filter(|line| line.starts_with("line ")).count();
+    assert!(there < 25);
+    assert_eq!(node.worker().bytes_lost, bytes / 25 * (25 - there as u64));
+    node.written.retain(|line| !line.starts_with("line "));
+    node.index.retain(|_, lines| !lines[0].starts_with("line "));
+    node.check();
+}
+
+#[test]
+fn what_was_given_up_and_is_forgotten_by_its_output_is_a_counted_loss() {
+    let mut node = Node::new();
+    let bytes = given_up_after_it_was_read(&mut node);
+    node.die(0);
+    node.finish();
+    check_given_up(&mut node, bytes);
+}
+
+#[test]
+fn what_was_given_up_and_not_answered_is_a_counted_loss_after_a_restart() {
+    let mut node = Node::new();
+    let bytes = given_up_after_it_was_read(&mut node);
+    node.answer(0);
+    node.settle(0);
+    node.crash(0);
+    node.start();
+    node.scan();
+    node.finish();
+    check_given_up(&mut node, bytes);
+}
+
+#[test]
+fn what_was_given_up_and_not_answered_is_a_counted_loss_when_pipelines_change() {
+    let mut node = Node::new();
+    let bytes = given_up_after_it_was_read(&mut node);
+    node.reload(&[PIPELINE], false, 0);
+    node.finish();
+    check_given_up(&mut node, bytes);
+}
+
 #[test]
 fn whoever_goes_back_to_an_overlooked_part_is_woken() {
     let mut node = Node::new();
