@@ -42,6 +42,8 @@ pub(super) struct Reload {
     /// What they looked like when they were looked at last.
     seen: Stamp,
     is_wanted: bool,
+    /// The agent ends.
+    is_over: bool,
     changing: Option<Changing>,
 }
 
@@ -57,7 +59,15 @@ impl Reload {
     pub(super) fn new(load: Load, agent: &Agent) -> Self {
         let path = agent.pipelines.clone();
         let read = Stamp::of(&path);
-        Self { load, path, seen: read.clone(), read, is_wanted: false, changing: None }
+        Self {
+            load,
+            path,
+            seen: read.clone(),
+            read,
+            is_wanted: false,
+            is_over: false,
+            changing: None,
+        }
     }
 
     /// The user asks for it.
@@ -69,7 +79,7 @@ impl Reload {
     pub(super) fn never(&mut self) {
         self.abort();
         self.changing = None;
-        self.is_wanted = false;
+        self.is_over = true;
     }
 
     /// Outputs that were started for a change are not needed.
@@ -98,6 +108,9 @@ impl Reload {
     /// Whether it is time to read the files: somebody asks for it, or they have changed and are not
     /// being written at the moment.
     fn is_due(&mut self) -> bool {
+        if self.is_over {
+            return false;
+        }
         let now = Stamp::of(&self.path);
         let settled = now == self.seen;
         let changed = now != self.read;
@@ -185,5 +198,38 @@ impl Running {
             task.abort();
         }
         (self.pods_file, self.pods_task) = start_source(&self.agent, &self.pods);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::{Environment, load};
+
+    #[test]
+    fn nothing_is_read_again_once_the_agent_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pipelines = dir.path().join("pipelines");
+        fs::create_dir(&pipelines).expect("made");
+        let text = "pipeline: p\nselect: [{select: {}}]\noutput: {stdout: {}}\n";
+        fs::write(pipelines.join("p.yaml"), text).expect("written");
+        let settings = dir.path().join("agent.yaml");
+        fs::write(&settings, "kubernetes: {source: none}\n").expect("written");
+        let environment = || std::iter::empty::<(String, String)>().collect::<Environment>();
+        let loaded = load(Some(&settings), Some(&pipelines), &environment());
+        let agent = loaded.unwrap_or_else(|problems| panic!("{problems}")).agent;
+        let again = pipelines.clone();
+        let read = move || load(Some(&settings), Some(&again), &environment());
+        let mut reload = Reload::new(Box::new(read), &agent);
+        assert!(!reload.is_due());
+        reload.wanted();
+        assert!(reload.is_due());
+        reload.never();
+        reload.wanted();
+        assert!(!reload.is_due(), "a hangup while what is in flight is waited for");
+        fs::write(pipelines.join("q.yaml"), text.replace(": p", ": q")).expect("written");
+        assert!(!reload.is_due() && !reload.is_due(), "files that change meanwhile");
     }
 }
