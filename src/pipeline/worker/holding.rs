@@ -57,6 +57,8 @@ impl Worker {
             let unread = stream.lose(part.id, whole);
             let lost = if stream.is_undecided() { whole } else { unread };
             self.lost_held(key, LossCause::Held, lost);
+            // The next process is not to count it again.
+            self.remember(key);
             self.wake(key);
         }
         self.note_held(key);

@@ -49,7 +49,7 @@ impl Worker {
 
     /// Has the checkpoint remember which parts there are, so that one that goes while no agent runs
     /// is a counted loss.
-    fn remember(&mut self, key: StreamKey) {
+    pub(super) fn remember(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
         for (pipeline, place) in stream.places.iter_mut().enumerate() {
             if place.reading().is_some() {

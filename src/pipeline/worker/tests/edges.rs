@@ -138,7 +138,6 @@ fn copies_that_were_read_leave_room_for_others() {
         node.scan();
         node.finish();
         assert!(Spool::new(&node.state()).list().is_empty(), "it was read");
-        // A process that has read its copies ends like any other.
     }
     node.check();
 }
@@ -207,6 +206,32 @@ fn what_was_given_up_and_not_answered_is_a_counted_loss_when_pipelines_change() 
     node.reload(&[PIPELINE], false, 0);
     node.finish();
     check_given_up(&mut node, bytes);
+}
+
+#[test]
+fn what_was_given_up_unread_is_counted_once() {
+    let mut node = Node::new();
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.max_files = 0;
+    node.start();
+    for n in 100..200 {
+        node.line(&format!("line {n} of a part that is given up"));
+    }
+    let bytes = node.path("0.log").metadata().expect("there").len();
+    node.rotate(STAMP);
+    node.line("behind");
+    node.scan();
+    node.settle(2);
+    fs::remove_file(node.path(&format!("0.log.{STAMP}"))).expect("removed");
+    node.scan();
+    node.settle(2);
+    node.settle(2);
+    let unread = node.worker().bytes_lost;
+    assert!((1..bytes).contains(&unread));
+    node.crash(0);
+    node.start();
+    node.scan();
+    node.finish();
+    assert_eq!(unread + node.worker().bytes_lost, bytes);
 }
 
 #[test]
