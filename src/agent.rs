@@ -349,12 +349,13 @@ impl Running {
         let mut reports = Vec::new();
         let mut draining: Option<tokio::time::Instant> = None;
         let mut in_time = true;
+        let mut stopping = false;
         let mut tick = tokio::time::interval(TICK);
         while reports.len() < self.inboxes.len() {
             let drained = async {
                 match draining {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
+                    Some(deadline) if !stopping => tokio::time::sleep_until(deadline).await,
+                    _ => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -389,7 +390,8 @@ impl Running {
                 () = drained => {
                     in_time = false;
                     self.command(Command::Stop);
-                    draining = None;
+                    // A signal after this is still the second one.
+                    stopping = true;
                 }
             }
         }

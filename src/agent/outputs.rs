@@ -60,7 +60,9 @@ impl Outputs {
         index: usize,
         before: &[(Arc<Pipeline>, Arc<Health>)],
     ) -> anyhow::Result<()> {
-        let (output, batches) = mpsc::channel(IN_FLIGHT_MAX * agent.threads);
+        // Twice: batches that a dead output is about to forget may still be in it when workers, told
+        // that it is back, send others.
+        let (output, batches) = mpsc::channel(2 * IN_FLIGHT_MAX * agent.threads);
         let same = before.iter().find(|(before, _)| {
             before.name == pipeline.name && before.output.target == pipeline.output.target
         });

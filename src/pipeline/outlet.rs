@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::batch::{Batch, Outcome};
 use super::budget::Budget;
@@ -217,7 +218,9 @@ impl Outlet {
             self.in_flight.insert(sequence, InFlight { streams: streams.clone(), tally });
             // It fails only when the output was stopped at the deadline of a shutdown; what is
             // then not acknowledged is read again.
-            drop(self.output.try_send(batch));
+            if let Err(TrySendError::Full(_)) = self.output.try_send(batch) {
+                debug_assert!(false, "the channel has room for all that may be in flight");
+            }
         }
         Some(Sealed { sequence, streams, safe })
     }

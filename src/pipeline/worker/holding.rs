@@ -130,7 +130,7 @@ impl Worker {
     pub(super) fn adopt_copies(&mut self) {
         for copy in std::mem::take(&mut self.setup.copies) {
             let Some(name) = copy.stream() else { continue };
-            match copy.open() {
+            match copy.clone().open() {
                 Ok(spooled) => {
                     let key = self.known(name);
                     let stream = self.streams.get_mut(&key).expect("just made");
@@ -138,6 +138,10 @@ impl Worker {
                     stream.tail.adopt(spooled);
                 }
                 Err(error) => {
+                    if error.kind() == std::io::ErrorKind::NotFound {
+                        // What it is of alone is of no use.
+                        copy.remove();
+                    }
                     tracing::error!(stream = %name, cause = %error, "a copy of a deleted log file can't be opened; its bytes are lost");
                 }
             }
