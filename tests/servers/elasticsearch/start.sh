@@ -2,12 +2,13 @@
 # Usage: start.sh PORT DATA_DIR
 #
 # Runs one real Elasticsearch node in the foreground on 127.0.0.1:PORT and
-# prints "READY URL" on stdout once its HTTP API answers. Port 0 takes any free
-# one. SIGTERM stops it. The node's own output is in DATA_DIR/logs/console.log.
+# prints "READY URL" on stdout once it can be read and written. Port 0 takes any
+# free one. SIGTERM stops it. The node's own output is in DATA_DIR/logs/console.log.
 #
 #   ES_PASSWORD   turns security and HTTPS on: basic authentication as "elastic",
 #                 a certificate for localhost and 127.0.0.1 that the authority
 #                 in DATA_DIR/config/certs/ca.crt has signed
+#   ES_SETTINGS   further lines for elasticsearch.yml
 #   ES_HEAP       heap size, default 512m
 #   ES_JAVA_HOME  the JDK, 17 or newer (default: JAVA_HOME, then java on the PATH)
 #   ES_USER       account to run as when started by root, default nobody
@@ -57,6 +58,7 @@ cp "$home/config/log4j2.properties" "$conf/"
   echo "node.portsfile: true"
   echo "discovery.type: single-node"
   echo "cluster.routing.allocation.disk.threshold_enabled: false"
+  [ -z "${ES_SETTINGS:-}" ] || echo "$ES_SETTINGS"
   if [ -n "${ES_PASSWORD:-}" ]; then
     echo "xpack.security.enabled: true"
     echo "xpack.security.enrollment.enabled: false"
@@ -102,7 +104,8 @@ fi
 export ES_HOME=$home ES_PATH_CONF=$conf ES_TMPDIR=$data/tmp HOME=$data
 export ES_JAVA_HOME=$java_home JAVA=$java JAVA_TYPE=ES_JAVA_HOME ES_DISTRIBUTION_TYPE=tar
 heap=${ES_HEAP:-512m}
-export ES_JAVA_OPTS="-Xms$heap -Xmx$heap"
+# without the second compiler a start takes half the processor time, and tests are over before it pays
+export ES_JAVA_OPTS="-Xms$heap -Xmx$heap -XX:TieredStopAtLevel=1"
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JAVA_HOME
 cd "$home"
 
@@ -130,8 +133,9 @@ scheme=http
 [ -z "${ES_PASSWORD:-}" ] || scheme=https
 began=$SECONDS
 until
+  # It answers before it has found its indices again, and until then is red.
   address=$(head -n 1 "$data/logs/http.ports" 2> /dev/null) &&
-    curl "${curl_options[@]}" "$scheme://$address/_cluster/health" > /dev/null
+    curl "${curl_options[@]}" "$scheme://$address/_cluster/health?wait_for_status=yellow&timeout=3s" > /dev/null
 do
   kill -0 $node 2> /dev/null || { tail -n 30 "$log" >&2; die "the node stopped while starting, see $log"; }
   if [ $((SECONDS - began)) -ge "${ES_WAIT:-300}" ]; then
