@@ -16,9 +16,9 @@ use crate::support::{SOON, pause, wait_until};
 pub(crate) fn pipeline(index: &Index<'_>, url: &str) -> String {
     format!(
         "pipeline: flink\nselect:\n  - select: {{}}\nparse:\n  json: {{}}\n\
-         output:\n  elasticsearch:\n    hosts: [{url}]\n    index: {index}\n    \
+         output:\n  elasticsearch:\n    hosts: [{url}]\n    index: {}\n    \
          batch: {{size: 64KiB, linger: 100ms}}\n",
-        index = index.name,
+        index.name,
     )
 }
 

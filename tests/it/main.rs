@@ -8,6 +8,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
 mod configuration;
+mod conflicts;
+mod crashes;
 mod dead_letter;
 mod documents;
 mod follow;
@@ -15,6 +17,7 @@ mod held;
 mod kubernetes;
 mod layouts;
 mod outputs;
+mod overload;
 mod refused;
 mod reload;
 mod shutdown;

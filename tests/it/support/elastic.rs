@@ -48,6 +48,12 @@ impl Elastic {
         })
     }
 
+    /// The server that may be ill-treated: it has one thread that writes and room for one more
+    /// request behind it, and when its process is killed it is started again on the same data.
+    pub(crate) fn frail() -> Self {
+        Self::connect(server("ELASTICSEARCH_FRAIL_URL"), |builder| builder)
+    }
+
     fn connect(url: String, how: impl FnOnce(TransportBuilder) -> TransportBuilder) -> Self {
         let pool = SingleNodeConnectionPool::new(Url::parse(&url).unwrap());
         let builder = TransportBuilder::new(pool).disable_proxy().timeout(Duration::from_secs(60));
@@ -56,11 +62,9 @@ impl Elastic {
         Self { client, runtime, url }
     }
 
-    /// An index for one test, created with `mappings`; deleted when dropped.
-    pub(crate) fn index(&self, mappings: &Value) -> Index<'_> {
-        let index = self.missing_index();
-        index.create(mappings);
-        index
+    /// What the server's API answers; it has to be a success. `path` begins without a slash.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        self.ask(Method::Get, path, &Value::Null)
     }
 
     pub(crate) fn put(&self, path: &str, body: &Value) {
@@ -75,15 +79,35 @@ impl Elastic {
         self.ask(Method::Delete, path, &Value::Null);
     }
 
-    /// Any request; it has to succeed. `null` is no body.
-    fn ask(&self, method: Method, path: &str, body: &Value) {
-        let body = (!body.is_null()).then(|| body.to_string());
-        let ask = async {
-            let headers = HeaderMap::new();
-            let query = None::<&()>;
-            good(self.client.send(method, path, headers, query, body, None).await).await
+    fn ask(&self, method: Method, path: &str, body: &Value) -> Value {
+        self.runtime.block_on(good(self.send(method, path, body)))
+    }
+
+    /// The answer, or nothing where there is no good one.
+    pub(crate) fn try_ask(&self, method: Method, path: &str, body: &Value) -> Option<Value> {
+        let answer = async {
+            let answer = self.send(method, path, body).await.ok()?;
+            if answer.status_code().is_success() { answer.json().await.ok() } else { None }
         };
-        self.runtime.block_on(ask);
+        self.runtime.block_on(answer)
+    }
+
+    /// `null` is no body.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Response, elasticsearch::Error> {
+        let body = (!body.is_null()).then(|| body.to_string());
+        self.client.send(method, path, HeaderMap::new(), None::<&()>, body, None).await
+    }
+
+    /// An index for one test, created with `mappings`; deleted when dropped.
+    pub(crate) fn index(&self, mappings: &Value) -> Index<'_> {
+        let index = self.missing_index();
+        index.create(mappings);
+        index
     }
 
     /// The name of an index that isn't there yet; deleted when dropped.
@@ -92,8 +116,8 @@ impl Elastic {
     }
 }
 
-async fn good(answer: Result<Response, elasticsearch::Error>) -> Value {
-    let answer = answer.unwrap();
+async fn good(request: impl Future<Output = Result<Response, elasticsearch::Error>>) -> Value {
+    let answer = request.await.unwrap();
     let status = answer.status_code();
     let body = answer.json().await.unwrap();
     assert!(status.is_success(), "{status}: {body}");
@@ -115,6 +139,16 @@ pub(crate) struct Index<'a> {
 }
 
 impl Index<'_> {
+    /// Where its server is.
+    pub(crate) fn url(&self) -> &str {
+        &self.elastic.url
+    }
+
+    /// Changes settings of the index.
+    pub(crate) fn set(&self, settings: &Value) {
+        self.elastic.put(&format!("{}/_settings", self.name), settings);
+    }
+
     fn create(&self, mappings: &Value) {
         let create = async {
             let body = json!({
@@ -123,7 +157,7 @@ impl Index<'_> {
             });
             let indices = self.elastic.client.indices();
             let parts = IndicesCreateParts::Index(&self.name);
-            good(indices.create(parts).body(body).send().await).await
+            good(indices.create(parts).body(body).send()).await
         };
         self.elastic.runtime.block_on(create);
     }
@@ -132,7 +166,7 @@ impl Index<'_> {
     pub(crate) fn recreate(&self, mappings: &Value) {
         let delete = async {
             let parts = IndicesDeleteParts::Index(&[self.name.as_str()]);
-            good(self.elastic.client.indices().delete(parts).send().await).await
+            good(self.elastic.client.indices().delete(parts).send()).await
         };
         self.elastic.runtime.block_on(delete);
         self.create(mappings);
@@ -153,14 +187,25 @@ impl Index<'_> {
         let count = async {
             self.refresh().await;
             let parts = CountParts::Index(&[&self.name]);
-            good(self.elastic.client.count(parts).send().await).await
+            good(self.elastic.client.count(parts).send()).await
         };
         self.elastic.runtime.block_on(count)["count"].as_u64().unwrap()
     }
 
+    /// How many documents a query of this kind finds.
+    pub(crate) fn find(&self, kind: &str, query: &Value) -> u64 {
+        let find = async {
+            self.refresh().await;
+            let body = json!({"query": {kind: query}});
+            let parts = CountParts::Index(&[&self.name]);
+            good(self.elastic.client.count(parts).body(body).send()).await
+        };
+        self.elastic.runtime.block_on(find)["count"].as_u64().unwrap()
+    }
+
     async fn refresh(&self) {
         let parts = IndicesRefreshParts::Index(&[&self.name]);
-        good(self.elastic.client.indices().refresh(parts).send().await).await;
+        good(self.elastic.client.indices().refresh(parts).send()).await;
     }
 
     /// All documents, in the order of their ids.
@@ -179,7 +224,7 @@ impl Index<'_> {
             .scroll("1m")
             .size(PAGE)
             .body(json!({"query": {"match_all": {}}, "sort": ["_doc"]}));
-        let mut page = good(search.send().await).await;
+        let mut page = good(search.send()).await;
         let mut documents = Vec::new();
         loop {
             let hits = page["hits"]["hits"].as_array().unwrap();
@@ -191,15 +236,14 @@ impl Index<'_> {
                 source: hit["_source"].clone(),
             }));
             let body = json!({"scroll": "1m", "scroll_id": page["_scroll_id"]});
-            page = good(client.scroll(ScrollParts::None).body(body).send().await).await;
+            page = good(client.scroll(ScrollParts::None).body(body).send()).await;
         }
     }
 
     /// The type that the field has in the mapping; `field` is one of the top level.
     pub(crate) fn field_type(&self, field: &str) -> Option<String> {
         let parts = IndicesGetMappingParts::Index(&[&self.name]);
-        let mapping =
-            async { good(self.elastic.client.indices().get_mapping(parts).send().await).await };
+        let mapping = async { good(self.elastic.client.indices().get_mapping(parts).send()).await };
         let mapping = self.elastic.runtime.block_on(mapping);
         let field = &mapping[&self.name]["mappings"]["properties"][field]["type"];
         field.as_str().map(str::to_owned)

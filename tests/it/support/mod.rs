@@ -12,6 +12,7 @@ pub(crate) mod node;
 pub(crate) mod pods;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,4 +46,10 @@ pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set; run: tests/with-servers cargo test --test it")
     })
+}
+
+/// Until it is dropped no other test has the server of [`elastic::Elastic::frail`].
+pub(crate) fn alone_with_the_frail_server() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::pods::{self, Pod};
@@ -142,6 +143,13 @@ impl Node {
         self.path("agent.yaml")
     }
 
+    /// What the pipeline `flink` keeps because it was refused in every form.
+    pub(crate) fn dead_letters(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.state().join("dead-letter/flink.ndjson"));
+        let text = text.unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// Writes a pipeline file; returns its path.
     pub(crate) fn pipeline(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("pipelines").join(format!("{name}.yaml"));
@@ -231,16 +239,40 @@ pub(crate) struct Agent {
 impl Agent {
     /// Whether `/readyz` says yes.
     pub(crate) fn is_ready(&self) -> bool {
-        let address = self.address.expect("only `run` serves telemetry");
-        status(address, "/readyz").is_some_and(|code| code == 200)
+        self.get("/readyz").is_some_and(|(code, _)| code == 200)
     }
 
     /// A sample of `/metrics`; 0 while it isn't there. `labels` in braces, as they stand there.
-    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
-        let address = self.address.expect("only `run` serves telemetry");
-        let page = get(address, "/metrics").unwrap_or_default();
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(labels));
-        value.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> usize {
+        let (_, page) = self.get("/metrics").unwrap_or_default();
+        let series = format!("{name}{labels} ");
+        let value = page.lines().find_map(|line| line.strip_prefix(&series));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The pipeline `flink`'s lines with this outcome.
+    pub(crate) fn lines(&self, outcome: &str) -> usize {
+        let labels = format!("{{pipeline=\"flink\",outcome=\"{outcome}\"}}");
+        self.metric("splashdam_lines_total", &labels)
+    }
+
+    /// The pipeline `flink`'s bulk requests with this result.
+    pub(crate) fn requests(&self, result: &str) -> usize {
+        let labels = format!("{{pipeline=\"flink\",result=\"{result}\"}}");
+        self.metric("splashdam_bulk_requests_total", &labels)
+    }
+
+    /// Whether the agent's own log has named `cause` for this pipeline.
+    pub(crate) fn has_named(&self, pipeline: &str, cause: &str) -> bool {
+        let is_it = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["pipeline"] == pipeline && line["cause"] == cause
+        };
+        self.stderr().lines().any(is_it)
+    }
+
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        get(self.address.expect("only `run` serves telemetry"), path)
     }
 
     pub(crate) fn wait_ready(&mut self) {
@@ -252,10 +284,9 @@ impl Agent {
 
     /// The same, of an agent with an output that never answers.
     pub(crate) fn wait_ready_without_outputs(&mut self) {
-        let address = self.address.expect("only `run` serves telemetry");
         wait_until(SOON, "the agent is ready but for an output", || {
             assert!(self.is_running(), "the agent has ended: {}", self.stderr());
-            let page = get(address, "/readyz").unwrap_or_default();
+            let (_, page) = self.get("/readyz").unwrap_or_default();
             !page.is_empty()
                 && !["state lock", "log root", "pods"].iter().any(|one| page.contains(one))
         });
@@ -327,18 +358,14 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// The status code of a GET, or nothing if there was no answer.
-fn status(address: SocketAddr, path: &str) -> Option<u16> {
-    get(address, path)?.split(' ').nth(1)?.parse().ok()
-}
-
-/// The whole answer to a GET, or nothing if there was none.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
+/// The status code and the text of a page, or nothing if there was no answer.
+fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let timeout = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
+    let (head, text) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, text.to_owned()))
 }
