@@ -126,6 +126,13 @@ impl Node {
         file.write_all(more.as_bytes()).unwrap();
     }
 
+    /// Adds a setting below `state`.
+    pub(crate) fn set_state(&self, setting: &str) {
+        let text = fs::read_to_string(self.configuration()).unwrap();
+        let text = text.replace("state:\n", &format!("state:\n  {setting}\n"));
+        fs::write(self.configuration(), text).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
