@@ -161,7 +161,7 @@ fn what_is_paused_goes_on_once_it_is_mended() {
     let agent = node.run();
     let tried = |name: &str| {
         let labels = format!("{{pipeline=\"{name}\",result=\"partial\"}}");
-        agent.metric("splashdam_bulk_requests_total", &labels) > 1
+        agent.metric("splashdam_bulk_requests_total", &labels) > 1.0
     };
     for broken in &all {
         let Broken { name, cause, .. } = broken;

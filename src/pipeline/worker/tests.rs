@@ -734,6 +734,7 @@ fn once_does_not_end_while_another_pipeline_still_waits() {
 
 mod edges;
 mod model;
+mod promises;
 
 /// Ends the worker as at the drain deadline.
 fn end(node: &mut Node) {

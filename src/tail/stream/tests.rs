@@ -110,14 +110,16 @@ fn a_part_is_the_same_after_rename_and_compression() {
 #[test]
 fn a_part_that_is_wanted_stays_readable_after_it_was_removed() {
     let mut dir = Dir::new();
-    dir.write("0.log", &line(1, "a"));
+    dir.write("0.log.20261123-210700", &line(1, "a"));
+    dir.write("0.log", &line(2, "b"));
     dir.refresh();
     let from = Position { part: dir.stream.parts()[0].id, offset: 0 };
+    std::fs::remove_file(dir.path("0.log.20261123-210700")).expect("removed");
     std::fs::remove_file(dir.path("0.log")).expect("removed");
     dir.refresh();
     assert!(dir.stream.release(Some(from)).is_empty());
-    assert_eq!(dir.texts(0), [line(1, "a")]);
-    assert_eq!(dir.stream.release(None).len(), 1);
+    assert_eq!(dir.texts(0), [line(1, "a"), line(2, "b")]);
+    assert_eq!(dir.stream.release(None).len(), 2);
     assert!(dir.stream.parts().is_empty());
 }
 

@@ -250,23 +250,29 @@ impl Agent {
     }
 
     /// A sample of `/metrics`; 0 while it isn't there. `labels` in braces, as they stand there.
-    pub(crate) fn metric(&self, name: &str, labels: &str) -> usize {
-        let (_, page) = self.get("/metrics").unwrap_or_default();
-        let series = format!("{name}{labels} ");
-        let value = page.lines().find_map(|line| line.strip_prefix(&series));
-        value.map_or(0, |value| value.parse().unwrap())
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        self.sample(name, labels).map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// The pipeline `flink`'s lines with this outcome.
     pub(crate) fn lines(&self, outcome: &str) -> usize {
-        let labels = format!("{{pipeline=\"flink\",outcome=\"{outcome}\"}}");
-        self.metric("splashdam_lines_total", &labels)
+        self.count("splashdam_lines_total", &format!("outcome=\"{outcome}\""))
     }
 
     /// The pipeline `flink`'s bulk requests with this result.
     pub(crate) fn requests(&self, result: &str) -> usize {
-        let labels = format!("{{pipeline=\"flink\",result=\"{result}\"}}");
-        self.metric("splashdam_bulk_requests_total", &labels)
+        self.count("splashdam_bulk_requests_total", &format!("result=\"{result}\""))
+    }
+
+    fn count(&self, name: &str, label: &str) -> usize {
+        let value = self.sample(name, &format!("{{pipeline=\"flink\",{label}}}"));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    fn sample(&self, name: &str, labels: &str) -> Option<String> {
+        let (_, page) = self.get("/metrics").unwrap_or_default();
+        let series = format!("{name}{labels} ");
+        page.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
     }
 
     /// Whether the agent's own log has named `cause` for this pipeline.
