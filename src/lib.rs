@@ -42,3 +42,6 @@ pub(crate) mod dead_letter;
 pub mod demo;
 
 pub mod cli;
+
+#[cfg(test)]
+mod simulation;

@@ -23,7 +23,7 @@ pub const MAX_GONE: usize = 1024;
 
 /// What a source says about its objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Event<T> {
+pub(crate) enum Event<T> {
     /// A complete list begins.
     Init,
     /// One object of the list.

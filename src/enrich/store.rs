@@ -13,8 +13,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::facts::PodFacts;
+pub(crate) use super::state::Event;
 pub use super::state::{Change, MAX_GONE};
-use super::state::{Event, NamespaceFacts, State};
+use super::state::{NamespaceFacts, State};
 use crate::discover::StreamName;
 
 /// What is called after something relevant has changed. Must not wait for the store's writer.
@@ -101,7 +102,7 @@ impl PodStore {
         });
     }
 
-    pub(super) fn apply_pod(&self, event: Event<PodFacts>) {
+    pub(crate) fn apply_pod(&self, event: Event<PodFacts>) {
         self.write(|state| state.apply_pod(event));
     }
 

@@ -5,7 +5,7 @@
 //! holds up discovery, never a worker; everything else is bounded by what the worker has asked
 //! for (batches in flight, saves under way).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,9 +63,9 @@ pub enum Command {
 struct Waiting {
     events: VecDeque<Event>,
     listings: usize,
-    written: HashSet<StreamName>,
+    written: BTreeSet<StreamName>,
     /// The last change of each pod by UID; under the empty name whether the source is in sync.
-    pods: HashMap<String, Change>,
+    pods: BTreeMap<String, Change>,
     command: Command,
     closed: bool,
 }
@@ -75,7 +75,7 @@ struct Waiting {
 pub struct News {
     pub events: VecDeque<Event>,
     /// Streams whose live file was written to.
-    pub written: HashSet<StreamName>,
+    pub written: BTreeSet<StreamName>,
     pub pods: Vec<Change>,
     pub command: Command,
 }
@@ -93,8 +93,8 @@ impl Default for Inbox {
         let waiting = Waiting {
             events: VecDeque::new(),
             listings: 0,
-            written: HashSet::new(),
-            pods: HashMap::new(),
+            written: BTreeSet::new(),
+            pods: BTreeMap::new(),
             command: Command::Run,
             closed: false,
         };

@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod budget;
+pub(crate) mod clock;
 pub mod form;
 pub mod held;
 pub mod in_hand;

@@ -90,6 +90,9 @@ pub(super) struct Client {
     tls: Tls,
     timeouts: Timeouts,
     state: Mutex<Changing>,
+    /// In place of sockets.
+    #[cfg(test)]
+    scripted: Option<super::scripted::Wire>,
 }
 
 #[derive(Debug)]
@@ -127,7 +130,20 @@ impl Client {
             credentials: Credentials::new(output.auth.clone()),
             hosts: Hosts::new(hosts.len(), seed),
         };
-        Ok(Self { hosts, tls: output.tls.clone(), timeouts, state: Mutex::new(state) })
+        Ok(Self {
+            hosts,
+            tls: output.tls.clone(),
+            timeouts,
+            state: Mutex::new(state),
+            #[cfg(test)]
+            scripted: None,
+        })
+    }
+
+    /// Speaks to `wire` from now on.
+    #[cfg(test)]
+    pub(super) fn script(&mut self, wire: super::scripted::Wire) {
+        self.scripted = Some(wire);
     }
 
     /// Sends a bulk request of `documents` documents to the next host.
@@ -160,6 +176,10 @@ impl Client {
         documents: usize,
         now: Instant,
     ) -> Result<Reply, Failure> {
+        #[cfg(test)]
+        if let Some(wire) = &self.scripted {
+            return super::scripted::ask(wire, Some(body), self.timeouts).await;
+        }
         let mut request = self
             .request(Method::POST, &self.hosts[host].bulk, now)?
             .header(CONTENT_TYPE, "application/x-ndjson")
@@ -172,6 +192,10 @@ impl Client {
     }
 
     async fn get(&self, url: &Url, now: Instant) -> Result<Reply, Failure> {
+        #[cfg(test)]
+        if let Some(wire) = &self.scripted {
+            return super::scripted::ask(wire, None, self.timeouts).await;
+        }
         let request = self.request(Method::GET, url, now)?;
         read(request.send().await, 1 << 20).await
     }

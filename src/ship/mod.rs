@@ -38,6 +38,8 @@ mod retry;
 #[cfg(test)]
 mod peer;
 #[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
 mod tests;
 
 use std::collections::hash_map::RandomState;
@@ -96,6 +98,28 @@ impl Shipper {
             Target::File(path) => Sink::file(path.clone()),
         };
         Ok(tokio::spawn(local::run(name, sink, batches, report, health, given)))
+    }
+}
+
+#[cfg(test)]
+impl Shipper {
+    /// Starts shipping to whoever plays the host at the other end of `wire`.
+    pub(crate) fn start_scripted(
+        pipeline: &config::Pipeline,
+        state_dir: &Path,
+        batches: Receiver<Batch>,
+        report: Report,
+        wire: scripted::Wire,
+        seed: u64,
+    ) -> JoinHandle<()> {
+        let Target::Elasticsearch(elasticsearch) = &pipeline.output.target else {
+            panic!("only what speaks HTTP can be scripted");
+        };
+        let given = Given { clock: Clock::System, seed, timeouts: Timeouts::default() };
+        let (name, health) = (pipeline.name.clone(), Arc::new(Health::new()));
+        let mut output = output(name, elasticsearch, state_dir, health, given).expect("valid");
+        output.client.script(wire);
+        tokio::spawn(queue::run(Arc::new(output), batches, report, seed))
     }
 }
 

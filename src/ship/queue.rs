@@ -35,6 +35,8 @@ pub(super) async fn run(
     while open || !queue.deliveries.is_empty() {
         let ends = queue.patience.ends();
         tokio::select! {
+            // In one order, so that the same events always lead to the same.
+            biased;
             // Every branch only takes from a queue or waits, so that those not taken lose nothing.
             batch = batches.recv(), if open && queue.has_room() => match batch {
                 Some(batch) => queue.take(batch),

@@ -19,11 +19,13 @@ mod streams;
 mod turns;
 
 #[cfg(test)]
+mod driven;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, Saver};
 use crate::config::{Agent, Pipeline};
@@ -31,6 +33,7 @@ use crate::discover::StreamName;
 use crate::document::splice::Scratch;
 use crate::enrich::PodStore;
 use crate::pipeline::budget::Budget;
+use crate::pipeline::clock;
 use crate::pipeline::held::Held;
 use crate::pipeline::in_hand::{InHand, Suspect};
 use crate::pipeline::inbox::{Command, Event, Inbox, News};
@@ -140,7 +143,7 @@ pub struct Worker {
     /// A listing was not true any more.
     scan_wanted: bool,
     /// Readers whose open records wait for nothing but a next line.
-    waiting: HashMap<ReaderKey, Waiting>,
+    waiting: BTreeMap<ReaderKey, Waiting>,
     /// When they were looked at last.
     waiting_looked: Instant,
     saves: u64,
@@ -198,7 +201,7 @@ struct Waiting {
 
 impl Waiting {
     fn new(at: [Option<Position>; 2]) -> Self {
-        Self { since: Instant::now(), at, looked: false }
+        Self { since: clock::now(), at, looked: false }
     }
 }
 
@@ -227,7 +230,7 @@ impl Worker {
             Outlet::new(setup.index, index, pipeline, setup.budget.clone(), output.clone())
         };
         let outlets = setup.outputs.iter().enumerate().map(outlet).collect();
-        let now = Instant::now();
+        let now = clock::now();
         Self {
             outlets,
             setup,
@@ -241,7 +244,7 @@ impl Worker {
             again_at: None,
             later: Vec::new(),
             scan_wanted: false,
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             waiting_looked: now,
             saves: 0,
             asked: HashMap::new(),
@@ -277,7 +280,7 @@ impl Worker {
     pub fn run(mut self) -> Report {
         self.adopt_copies();
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             let busy = self.may_read() && !self.ready.is_empty();
             let patience = if busy { Duration::ZERO } else { self.patience(now) };
             let news = self.setup.inbox.take(patience, self.command);
@@ -286,7 +289,7 @@ impl Worker {
                 break;
             }
             self.work();
-            self.pass_time(Instant::now());
+            self.pass_time(clock::now());
             if self.is_done() {
                 break;
             }
@@ -358,6 +361,5 @@ impl Worker {
 
 /// The wall clock, nanoseconds since the epoch.
 pub(super) fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    clock::wall_ns()
 }

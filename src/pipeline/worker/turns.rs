@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Waiting, Worker, now_ns};
 use crate::checkpoint::Key;
+use crate::pipeline::clock;
 use crate::pipeline::reader::{CHUNK_BYTES, Desk, Turn};
 use crate::telemetry::metrics::LossCause;
 
@@ -70,7 +71,7 @@ impl Worker {
         let reader = &reading.reader;
         if before != (reader.cursor(), reader.reached()) {
             outlet.touched.insert(stream_key);
-            outlet.batch.opened.get_or_insert_with(Instant::now);
+            outlet.batch.opened.get_or_insert_with(clock::now);
             self.stale = true;
         }
         self.open_bytes = self.open_bytes + reader.open_bytes() - open_before;
@@ -130,7 +131,7 @@ impl Worker {
             Turn::NoDecoder => self.unpacking.push_back(key),
             Turn::Unsettled => {
                 self.again.push(key);
-                self.again_at.get_or_insert_with(|| Instant::now() + LOOK_AGAIN);
+                self.again_at.get_or_insert_with(|| clock::now() + LOOK_AGAIN);
             }
             Turn::Failed => {
                 self.failing.insert(key);

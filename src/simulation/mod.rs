@@ -1,0 +1,81 @@
+//! The whole agent in a simulated world: real files, worker, shippers and checkpoint; a scripted
+//! Elasticsearch and API server; a clock that stands until something is waited for.
+//!
+//! Guarantees that a seed always tells the same story: one thread, no sockets, random numbers and
+//! time from the seed. A story's plan is a list of steps from [`story`]; all faults end before
+//! [`check`] looks at what came of it.
+//!
+//! ```text
+//! SIMULATION_SEEDS=500 cargo test --lib simulation      many stories
+//! SIMULATION_SEED=17 cargo test --lib simulation        one of them, as short as it still fails
+//! ```
+
+mod agent;
+mod check;
+mod elastic;
+mod random;
+mod story;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use story::Step;
+
+/// How many stories are told unless `SIMULATION_SEEDS` says so.
+const SEEDS: u64 = 50;
+
+/// How often a plan that fails is told to find a shorter one.
+const SHORTENED_MAX: u32 = 400;
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+type Panic = Box<dyn std::any::Any + Send>;
+
+fn told(seed: u64, plan: &[Step]) -> Result<(), Panic> {
+    let result = catch_unwind(AssertUnwindSafe(|| story::tell(seed, plan)));
+    crate::pipeline::clock::simulated::end();
+    result
+}
+
+/// Tells the story of a seed; one that fails is told in fewer and fewer steps.
+fn tell(seed: u64) {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), random);
+    let mut tree = story::plan().new_tree(&mut runner).expect("nothing is rejected");
+    let Err(mut panic) = told(seed, &tree.current()) else { return };
+    let mut shortest = tree.current();
+    let mut more = tree.simplify();
+    for _ in 0..SHORTENED_MAX {
+        if !more {
+            break;
+        }
+        more = match told(seed, &tree.current()) {
+            Ok(()) => tree.complicate(),
+            Err(next) => {
+                (shortest, panic) = (tree.current(), next);
+                tree.simplify()
+            }
+        };
+    }
+    eprintln!("{} steps are enough: {shortest:#?}", shortest.len());
+    eprintln!("SIMULATION_SEED={seed} cargo test --lib simulation");
+    resume_unwind(panic);
+}
+
+#[test]
+fn whatever_happens_every_line_arrives_once() {
+    if let Some(seed) = number("SIMULATION_SEED") {
+        return tell(seed);
+    }
+    for seed in 0..number("SIMULATION_SEEDS").unwrap_or(SEEDS) {
+        tell(seed);
+    }
+}
