@@ -228,7 +228,7 @@ impl Agent {
             suspects: Vec::new(),
             copies: Vec::new(),
         });
-        let mut agent =
+        let agent =
             Self { worker, inbox, pods, budget, saver, thread, shippers, woken, rescan, forgotten };
         agent.wait_for_saves();
         ground.before = ground.state_files();
@@ -246,7 +246,7 @@ impl Agent {
 
     fn wait_for_saves(&self) -> bool {
         let (reply, answer) = sync_channel(1);
-        self.saver.save_then(Vec::new(), move |safe| drop(reply.send(safe)));
+        self.saver.save_then(Vec::new(), move |safe| reply.send(safe).expect("it is waited for"));
         answer.recv().expect("the thread lives")
     }
 

@@ -130,7 +130,7 @@ impl World {
             bytes: 0,
             api_up: true,
             skew_ns: 0,
-            last_ns: i64::MIN,
+            last_ns: 0,
             clock_set: false,
             kept: Vec::new(),
             count: 0,
@@ -360,9 +360,8 @@ impl World {
         }
     }
 
-    /// The container is started again.
+    /// The container is started again; all that it wrote before is whole.
     pub(super) fn next_run(&mut self, pod: usize, pods: &PodStore) {
-        self.end_pieces(pod);
         self.pods[pod].name.restart += 1;
         self.tell_pod(pod, pods);
     }
