@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -75,6 +75,10 @@ pub(super) struct Ground {
     pub(super) outputs: Vec<Elastic>,
     starts: u64,
     seed: u64,
+    /// How many batches outputs have forgotten.
+    forgotten: Arc<AtomicU64>,
+    /// The most that was held of the budget.
+    pub(super) held_bytes: usize,
     /// The state directory before the last step.
     before: BTreeMap<&'static str, Option<Vec<u8>>>,
 }
@@ -111,6 +115,8 @@ impl Ground {
             outputs,
             starts: 0,
             seed,
+            forgotten: Arc::default(),
+            held_bytes: 0,
             before: BTreeMap::new(),
         }
     }
@@ -137,6 +143,10 @@ impl Ground {
                 None => drop(fs::remove_file(path)),
             }
         }
+    }
+
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// The disk of the state directory can't be written to, or can again.
@@ -168,8 +178,6 @@ pub(super) struct Agent {
     shippers: Vec<task::JoinHandle<()>>,
     woken: Arc<Notify>,
     rescan: Arc<AtomicBool>,
-    /// How many batches each output has forgotten.
-    forgotten: Arc<Mutex<[u64; PIPELINES.len()]>>,
 }
 
 impl Agent {
@@ -185,16 +193,15 @@ impl Agent {
         let budget = Budget::new(ground.agent.memory_budget_bytes, ground.pipelines.len());
         let woken: Arc<Notify> = Arc::default();
         let rescan: Arc<AtomicBool> = Arc::default();
-        let forgotten: Arc<Mutex<[u64; PIPELINES.len()]>> = Arc::default();
         let mut shippers = Vec::new();
         let mut outputs = Vec::new();
         for (index, pipeline) in ground.pipelines.iter().enumerate() {
             let (batches, receiver) = mpsc::channel(2 * IN_FLIGHT_MAX);
             let (inbox, woken) = (Arc::clone(&inbox), Arc::clone(&woken));
-            let counted = Arc::clone(&forgotten);
+            let forgotten = Arc::clone(&ground.forgotten);
             let report = move |told: Told| {
                 if matches!(told, Told::Forgotten { .. }) {
-                    counted.lock().expect("counted")[index] += 1;
+                    forgotten.fetch_add(1, Ordering::Relaxed);
                 }
                 inbox.tell(Event::Told { pipeline: index, told });
                 woken.notify_one();
@@ -228,8 +235,17 @@ impl Agent {
             suspects: Vec::new(),
             copies: Vec::new(),
         });
-        let agent =
-            Self { worker, inbox, pods, budget, saver, thread, shippers, woken, rescan, forgotten };
+        let agent = Self {
+            worker,
+            inbox,
+            pods,
+            budget,
+            saver,
+            thread,
+            shippers,
+            woken,
+            rescan,
+        };
         agent.wait_for_saves();
         ground.before = ground.state_files();
         agent
@@ -255,8 +271,9 @@ impl Agent {
         self.wait_for_saves()
     }
 
-    fn check(&self, ground: &Ground) {
+    fn check(&self, ground: &mut Ground) {
         let (held, total) = (self.budget.held_bytes(), self.budget.total_bytes());
+        ground.held_bytes = ground.held_bytes.max(held);
         assert!(held <= total, "{held} bytes of {total} are held");
         for (output, pipeline) in ground.outputs.iter().zip(&ground.pipelines) {
             let wrong = output.wrong();
@@ -303,10 +320,6 @@ impl Agent {
                 Found::Scanned { complete } => self.inbox.tell(Event::Scanned { complete }),
             }
         }
-    }
-
-    pub(super) fn forgotten(&self) -> u64 {
-        self.forgotten.lock().expect("counted").iter().sum()
     }
 
     pub(super) fn worker(&mut self) -> &mut Worker {

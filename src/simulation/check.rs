@@ -137,6 +137,38 @@ impl Seen {
     }
 }
 
+/// What a story came to: the same for the same seed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tale {
+    documents: Vec<(String, Document)>,
+    letters: Vec<String>,
+    counts: Vec<u64>,
+}
+
+impl Tale {
+    pub(super) fn of(story: &Story) -> Self {
+        let mut tale = Self::default();
+        for pipeline in [ALL, LABELLED, KEEPING] {
+            let output = &story.ground.outputs[pipeline];
+            tale.documents.extend(output.documents());
+            tale.letters.extend(letters(story, pipeline).into_keys());
+            tale.counts.extend(output.counts());
+        }
+        let ground = &story.ground;
+        tale.counts.extend([ground.forgotten(), ground.held_bytes as u64]);
+        tale
+    }
+
+    /// Documents, plain forms, letters, conflicts, and batches that were forgotten.
+    pub(super) fn sums(&self) -> [u64; 5] {
+        let plain = self.documents.iter().filter(|(_, document)| document.plain_form);
+        let conflicts = self.counts[1] + self.counts[3] + self.counts[5];
+        let counts = [self.documents.len(), plain.count(), self.letters.len()];
+        let [documents, plain, letters] = counts.map(|count| count as u64);
+        [documents, plain, letters, conflicts, self.counts[6]]
+    }
+}
+
 fn letters(story: &Story, pipeline: usize) -> BTreeMap<String, Document> {
     let name = &story.ground.pipelines[pipeline].name;
     let path = story.ground.state().join("dead-letter").join(format!("{name}.ndjson"));

@@ -111,6 +111,8 @@ struct Index {
     random: Random,
     wrong: Vec<String>,
     requests: u64,
+    /// Documents that were there already.
+    conflicts: u64,
 }
 
 /// See the module.
@@ -127,6 +129,7 @@ impl Elastic {
             random: Random::new(seed),
             wrong: Vec::new(),
             requests: 0,
+            conflicts: 0,
         })))
     }
 
@@ -145,8 +148,10 @@ impl Elastic {
         self.lock().weather = weather;
     }
 
-    pub(super) fn weather(&self) -> Weather {
-        self.lock().weather
+    /// Requests, and documents that were there already.
+    pub(super) fn counts(&self) -> [u64; 2] {
+        let index = self.lock();
+        [index.requests, index.conflicts]
     }
 
     pub(super) fn documents(&self) -> BTreeMap<String, Document> {
@@ -347,6 +352,7 @@ impl Index {
         }
         match self.documents.get(&id) {
             Some(there) => {
+                self.conflicts += 1;
                 let same = there.lines == document.lines && there.pod == document.pod;
                 if !same {
                     self.wrong.push(format!("{id}: {there:?} and {document:?}"));

@@ -118,6 +118,8 @@ pub(super) struct World {
     /// Files were removed that may not be safe.
     pub(super) removed: bool,
     pub(super) ever_removed: bool,
+    /// Since the last scan the live file of some pod became another one.
+    pub(super) rotated: bool,
     listed: BTreeMap<StreamName, Vec<FileSeen>>,
 }
 
@@ -136,6 +138,7 @@ impl World {
             count: 0,
             removed: false,
             ever_removed: false,
+            rotated: false,
             listed: BTreeMap::new(),
         }
     }
@@ -282,6 +285,7 @@ impl World {
         self.mend(pod);
         let (live, rotated) = self.rotated_name(pod);
         if fs::rename(&live, &rotated).is_ok() {
+            self.rotated = true;
             self.pods[pod].rotated.push(rotated);
         }
     }
@@ -320,6 +324,7 @@ impl World {
     }
 
     pub(super) fn truncate(&mut self, pod: usize) {
+        self.rotated = true;
         let file = File::options().write(true).truncate(true).open(self.live(pod)).expect("opened");
         touch(&file);
     }
@@ -336,7 +341,9 @@ impl World {
             .filter(|path| path.extension().is_some_and(|extension| extension != "log"))
             .collect();
         files.sort();
-        let Some(path) = files.first().filter(|_| self.pods[pod].is_whole()) else { return };
+        // The runtime has opened the new file.
+        let settled = self.pods[pod].is_whole() && self.live(pod).is_file();
+        let Some(path) = files.first().filter(|_| settled) else { return };
         self.keep(path);
         fs::remove_file(path).expect("removed");
         self.pods[pod].rotated.retain(|rotated| rotated != path);
@@ -368,6 +375,7 @@ impl World {
 
     /// What a scan of the tree finds.
     pub(super) fn scan(&mut self) -> Vec<Found> {
+        self.rotated = false;
         let mut found = Vec::new();
         let before = std::mem::take(&mut self.listed);
         for pod in 0..self.pods.len() {
