@@ -117,11 +117,14 @@ struct Seen {
 impl Seen {
     fn new(story: &Story, pipeline: usize) -> Self {
         let output = &story.ground.outputs[pipeline];
-        let documents = output.documents();
+        let mut documents = output.documents();
         let letters = letters(story, pipeline);
         let mut dropped = output.vanished();
         if pipeline == LABELLED {
             dropped.extend(output.refused());
+            for document in documents.values_mut().chain(dropped.values_mut()) {
+                complete(&story.world, document);
+            }
         }
         let mut lines: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (id, document) in documents.iter().chain(&letters).chain(&dropped) {
@@ -166,6 +169,19 @@ impl Tale {
         let counts = [self.documents.len(), plain.count(), self.letters.len()];
         let [documents, plain, letters] = counts.map(|count| count as u64);
         [documents, plain, letters, conflicts, self.counts[6]]
+    }
+}
+
+/// The beginning of a line may have gone before its pod's labels had somebody take it.
+fn complete(world: &World, document: &mut Document) {
+    for text in document.lines.iter_mut().filter(|text| !world.lines.contains_key(*text)) {
+        let ends = |(whole, line): &(&String, &Line)| {
+            whole.ends_with(text.as_str()) && fate(world, line, LABELLED) == Fate::May
+        };
+        let whole = world.lines.iter().find(ends).filter(|_| world.ever_removed);
+        if let Some(whole) = whole.map(|(whole, _)| whole.clone()) {
+            *text = whole;
+        }
     }
 }
 

@@ -144,7 +144,7 @@ pub(super) struct Story {
 impl Story {
     fn new(seed: u64) -> Self {
         let mut ground = Ground::new(seed);
-        let mut world = World::new(ground.pods_dir());
+        let mut world = World::new(ground.pods_dir(), [0, 0, -10, 0, 3, -1][(seed % 6) as usize]);
         let agent = Agent::start(&mut ground);
         world.tell_all(&agent.pods);
         world.pod_comes(false, true, &agent.pods);
@@ -234,7 +234,7 @@ impl Story {
     }
 
     async fn old_state(&mut self, back: usize) {
-        if self.world.clock_set || self.world.ever_removed || self.cut_blindly {
+        if self.world.is_skewed() || self.world.ever_removed || self.cut_blindly {
             return;
         }
         self.crash(false, 1).await;

@@ -124,14 +124,15 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(root: PathBuf) -> Self {
+    /// A node whose runtime's clock is `skew_seconds` ahead of the wall clock.
+    pub(super) fn new(root: PathBuf, skew_seconds: i64) -> Self {
         Self {
             root,
             pods: Vec::new(),
             lines: BTreeMap::new(),
             bytes: 0,
             api_up: true,
-            skew_ns: 0,
+            skew_ns: skew_seconds * 1_000_000_000,
             last_ns: 0,
             clock_set: false,
             kept: Vec::new(),
@@ -141,6 +142,12 @@ impl World {
             rotated: false,
             listed: BTreeMap::new(),
         }
+    }
+
+    /// Whether the runtime's clock is not the wall clock: then only the checkpoint knows where
+    /// records were cut.
+    pub(super) fn is_skewed(&self) -> bool {
+        self.skew_ns != 0 || self.clock_set
     }
 
     /// The pod that `n` means, of those that are there.
