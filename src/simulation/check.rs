@@ -158,7 +158,8 @@ impl Tale {
             tale.counts.extend(output.counts());
         }
         let ground = &story.ground;
-        tale.counts.extend([ground.forgotten(), ground.held_bytes as u64]);
+        let forgotten = [ALL, LABELLED, KEEPING].map(|pipeline| ground.forgotten(pipeline));
+        tale.counts.extend([forgotten.iter().sum(), ground.held_bytes as u64]);
         tale
     }
 
@@ -242,6 +243,14 @@ fn check_refused(story: &Story, pipeline: usize, seen: &Seen) {
     }
 }
 
+/// What an id says of the time, and where in its part the record begins.
+fn time_and_start(id: &str) -> (&[u8], Vec<Option<usize>>) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let digit = |character: &u8| DIGITS.iter().position(|digit| digit == character);
+    let id = id.as_bytes();
+    (&id[..13], id[24..32].iter().map(digit).collect())
+}
+
 /// In each lane of a stream ids are in the order of writing.
 fn check_order(story: &Story, pipeline: usize) {
     if story.world.clock_set {
@@ -249,7 +258,9 @@ fn check_order(story: &Story, pipeline: usize) {
     }
     let seen = Seen::new(story, pipeline);
     let mut last = BTreeMap::new();
-    for (id, document) in &seen.documents {
+    let mut documents: Vec<_> = seen.documents.iter().collect();
+    documents.sort_by_key(|(id, _)| time_and_start(id));
+    for (id, document) in documents {
         let line = &story.world.lines[&document.lines[0]];
         let odd = document.lines.iter().any(|text| story.world.lines[text].kind == Kind::Malformed);
         if odd {
@@ -265,13 +276,14 @@ fn check_order(story: &Story, pipeline: usize) {
 
 fn check_accounts(story: &mut Story) {
     let (pods, bytes) = (story.world.pods.len(), story.world.bytes);
-    let undisturbed = story.undisturbed;
+    let (undisturbed, may_lose) = (story.undisturbed, story.world.may_lose());
     let worker = story.agent().worker();
-    assert_eq!(worker.bytes_lost(), 0, "nothing was lost");
+    assert!(worker.bytes_lost() == 0 || may_lose, "{} bytes were lost", worker.bytes_lost());
     for seen in worker.readers() {
         let accounts = seen.accounts;
-        assert_eq!((accounts.in_flight, accounts.lost, seen.behind_bytes), (0, 0, 0), "{seen:?}");
-        assert_eq!(accounts.read, accounts.acknowledged, "{seen:?}");
+        let lost = if seen.pipeline == LABELLED && may_lose { accounts.lost } else { 0 };
+        assert_eq!((accounts.in_flight, accounts.lost, seen.behind_bytes), (0, lost, 0), "{seen:?}");
+        assert_eq!(accounts.read, accounts.acknowledged + accounts.lost, "{seen:?}");
     }
     let totals = worker.totals();
     if !undisturbed || pods == 0 {
@@ -279,6 +291,10 @@ fn check_accounts(story: &mut Story) {
     }
     for pipeline in [ALL, KEEPING] {
         let totals = totals[pipeline];
+        // What is read again is counted again where it was safe already.
+        if story.ground.forgotten(pipeline) > 0 {
+            continue;
+        }
         let filtered = |line: &&Line| line.kind == Kind::Debug && pipeline == ALL;
         let lines = story.world.lines.len() as u64;
         let dropped = story.world.lines.values().filter(filtered).count() as u64;
@@ -290,8 +306,9 @@ fn check_accounts(story: &mut Story) {
 
 /// Checks what the agent says at its end.
 pub(super) fn report(story: &Story, safe: bool, report: &Report) {
-    assert!(safe && report.safe, "{report:?}");
-    assert_eq!((report.bytes_lost, report.bytes_unfinished), (0, 0));
+    assert!(safe, "{report:?}");
+    assert_eq!(report.bytes_unfinished, 0);
+    assert!(story.world.may_lose() || report.safe && report.bytes_lost == 0, "{report:?}");
     if story.undisturbed {
         let streams: BTreeSet<_> = story.world.lines.values().map(|line| &line.stream).collect();
         assert_eq!(report.streams, streams.len() as u64);

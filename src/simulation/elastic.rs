@@ -162,6 +162,10 @@ impl Elastic {
         self.lock().refused.clone()
     }
 
+    pub(super) fn has_refused(&self) -> bool {
+        !self.lock().refused.is_empty()
+    }
+
     pub(super) fn vanished(&self) -> BTreeMap<String, Document> {
         self.lock().vanished.clone()
     }

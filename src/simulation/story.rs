@@ -29,6 +29,8 @@ pub(super) enum Step {
     ApiUp,
     Line(usize, Kind),
     Burst(usize, u8),
+    /// A stack trace that is written slowly, the pauses in milliseconds.
+    Trace(usize, u8, u64),
     Piece(usize),
     Tear(usize),
     OtherLane(usize),
@@ -97,6 +99,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => pod().prop_map(Step::PodGoes),
         1 => prop_oneof![Just(Step::ApiDown), Just(Step::ApiUp)],
         16 => line,
+        4 => (pod(), 1_u8..6, 0_u64..900).prop_map(|(pod, frames, pause)| Step::Trace(pod, frames, pause)),
         6 => (pod(), 5_u8..60).prop_map(|(pod, lines)| Step::Burst(pod, lines)),
         2 => pod().prop_map(Step::Piece),
         1 => pod().prop_map(Step::Tear),
@@ -116,7 +119,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         5 => (0_usize..3, prop::sample::select(&Weather::ALL[..]))
             .prop_map(|(output, weather)| Step::Weather(output, weather)),
         1 => any::<bool>().prop_map(Step::Disk),
-        2 => (any::<bool>(), 0_u64..90).prop_map(|(unsaved, seconds)| Step::Crash { unsaved, seconds }),
+        4 => (any::<bool>(), 0_u64..90).prop_map(|(unsaved, seconds)| Step::Crash { unsaved, seconds }),
         1 => Just(Step::Stop),
         1 => (0_usize..4).prop_map(Step::OldState),
     ]
@@ -256,6 +259,7 @@ impl Story {
                 self.crash(unsaved, seconds).await;
                 self.start();
             }
+            Step::Trace(n, frames, pause) => self.trace(n, frames, pause).await,
             Step::Stop => self.stop().await,
             Step::OldState(back) => self.old_state(back).await,
             Step::SetClock(seconds) => {
@@ -265,6 +269,20 @@ impl Story {
             }
             ref step => self.on_pods(step),
         }
+    }
+
+    async fn trace(&mut self, n: usize, frames: u8, pause: u64) {
+        let Some(pod) = self.world.pod(n) else { return };
+        for frame in 0..=frames {
+            self.world.line(pod, if frame == 0 { Kind::Text } else { Kind::Frame });
+            self.hint(pod);
+            self.pass(Duration::from_millis(pause)).await;
+        }
+    }
+
+    fn hint(&mut self, pod: usize) {
+        let name = self.world.stream(pod);
+        self.agent().worker().inbox().written(name);
     }
 
     fn on_pods(&mut self, step: &Step) {
@@ -320,8 +338,7 @@ impl Story {
             }
             Step::Hint(n) => {
                 if let Some(pod) = self.world.pod(n) {
-                    let name = self.world.stream(pod);
-                    self.agent().worker().inbox().written(name);
+                    self.hint(pod);
                 }
             }
             _ => unreachable!("{step:?} is done elsewhere"),
@@ -339,6 +356,8 @@ impl Story {
                 self.rest();
             }
             self.world.truncate(pod);
+            // The copy may be found after what was written later has been read.
+            self.undisturbed = false;
         }
     }
 
