@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -86,12 +86,16 @@ pub(super) struct Ground {
     before: BTreeMap<&'static str, Option<Vec<u8>>>,
 }
 
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
 const STATE_FILES: [&str; 2] = ["checkpoint", "pods"];
 
 impl Ground {
     pub(super) fn new(seed: u64) -> Self {
         let memory = Path::new("/dev/shm");
-        let dir = match memory.is_dir() {
+        let dir = match is_directory(memory) {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         }
@@ -156,7 +160,7 @@ impl Ground {
     pub(super) fn set_disk(&self, works: bool) {
         for name in STATE_FILES {
             let in_the_way = self.state().join(format!("{name}.new"));
-            let there = in_the_way.is_dir();
+            let there = is_directory(&in_the_way);
             match (works, there) {
                 (true, true) => fs::remove_dir(in_the_way).expect("removed"),
                 (false, false) => {
@@ -238,17 +242,7 @@ impl Agent {
             suspects: Vec::new(),
             copies: Vec::new(),
         });
-        let agent = Self {
-            worker,
-            inbox,
-            pods,
-            budget,
-            saver,
-            thread,
-            shippers,
-            woken,
-            rescan,
-        };
+        let agent = Self { worker, inbox, pods, budget, saver, thread, shippers, woken, rescan };
         agent.wait_for_saves();
         ground.before = ground.state_files();
         agent

@@ -282,7 +282,11 @@ fn check_accounts(story: &mut Story) {
     for seen in worker.readers() {
         let accounts = seen.accounts;
         let lost = if seen.pipeline == LABELLED && may_lose { accounts.lost } else { 0 };
-        assert_eq!((accounts.in_flight, accounts.lost, seen.behind_bytes), (0, lost, 0), "{seen:?}");
+        assert_eq!(
+            (accounts.in_flight, accounts.lost, seen.behind_bytes),
+            (0, lost, 0),
+            "{seen:?}"
+        );
         assert_eq!(accounts.read, accounts.acknowledged + accounts.lost, "{seen:?}");
     }
     let totals = worker.totals();

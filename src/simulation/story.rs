@@ -151,7 +151,14 @@ impl Story {
         let agent = Agent::start(&mut ground);
         world.tell_all(&agent.pods);
         world.pod_comes(false, true, &agent.pods);
-        Self { ground, world, agent: Some(agent), states: Vec::new(), cut_blindly: false, undisturbed: true }
+        Self {
+            ground,
+            world,
+            agent: Some(agent),
+            states: Vec::new(),
+            cut_blindly: false,
+            undisturbed: true,
+        }
     }
 
     pub(super) fn agent(&mut self) -> &mut Agent {

@@ -357,7 +357,7 @@ impl World {
             .collect();
         files.sort();
         // The runtime has opened the new file.
-        let settled = self.pods[pod].is_whole() && self.live(pod).is_file();
+        let settled = self.pods[pod].is_whole() && self.live(pod).symlink_metadata().is_ok();
         let Some(path) = files.first().filter(|_| settled) else { return };
         self.keep(path);
         fs::remove_file(path).expect("removed");

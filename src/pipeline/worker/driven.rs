@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::Report;
 use super::Worker;
-use crate::discover::StreamName;
 use crate::pipeline::clock;
 use crate::pipeline::inbox::{Command, Inbox};
 use crate::pipeline::outlet::Totals;
@@ -14,7 +13,6 @@ use crate::pipeline::reader::Accounts;
 /// One reader, for checks.
 #[derive(Debug)]
 pub(crate) struct ReaderSeen {
-    pub(crate) stream: StreamName,
     pub(crate) pipeline: usize,
     pub(crate) accounts: Accounts,
     /// Bytes that are there and not acknowledged.
@@ -80,7 +78,6 @@ impl Worker {
             for pipeline in 0..stream.places.len() {
                 let Place::Reading(reading) = &stream.places[pipeline] else { continue };
                 seen.push(ReaderSeen {
-                    stream: (*stream.name).clone(),
                     pipeline,
                     accounts: reading.reader.accounts(),
                     behind_bytes: stream.bytes_after(reading.reader.needs_from()),
