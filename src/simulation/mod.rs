@@ -108,3 +108,54 @@ fn a_seed_always_tells_the_same_story() {
         assert_eq!(tell(seed), tell(seed), "seed {seed}");
     }
 }
+
+#[test]
+fn a_line_that_nobody_told_of_goes_on_with_a_record_that_waits() {
+    use world::Kind;
+    let plan = [
+        Step::Line(0, Kind::Json),
+        Step::Scan,
+        Step::Pass(100),
+        Step::Crash { unsaved: false, seconds: 0 },
+        Step::Line(0, Kind::Text),
+        Step::Hint(0),
+        Step::Pass(500),
+        Step::Line(0, Kind::Frame),
+        Step::Pass(3000),
+        // Without what the checkpoint says the record is found again by its bytes alone.
+        Step::OldState(1),
+    ];
+    story::tell(1, &plan);
+}
+
+/// A node whose runtime's clock is behind: a record is cut as soon as it is looked at, and what
+/// follows would have gone on with it.
+fn cut_and_crash(disk: bool) {
+    const BEHIND: u64 = 2;
+    use world::Kind;
+    let plan = [
+        Step::Line(0, Kind::Json),
+        Step::Scan,
+        Step::Pass(100),
+        Step::Weather(0, elastic::Weather::Tearing),
+        Step::Disk(disk),
+        Step::Line(0, Kind::Text),
+        Step::Hint(0),
+        Step::Pass(400),
+        Step::Line(0, Kind::Frame),
+        Step::Hint(0),
+        Step::Pass(2500),
+        Step::Crash { unsaved: false, seconds: 0 },
+    ];
+    story::tell(BEHIND, &plan);
+}
+
+#[test]
+fn a_cut_is_known_after_a_crash() {
+    cut_and_crash(true);
+}
+
+#[test]
+fn a_cut_that_is_not_on_the_disk_is_not_made() {
+    cut_and_crash(false);
+}
