@@ -21,6 +21,7 @@ use crate::enrich::select::decide;
 use crate::enrich::{Decision, Metadata, PodFacts};
 use crate::parse::record::Joiner;
 use crate::pipeline::open::Shape;
+use crate::tail::stream::SCANS_MIN;
 use crate::tail::{self, PartId, Position};
 
 /// One pipeline's relation to a stream.
@@ -95,6 +96,8 @@ pub struct StreamState {
     pub places: Vec<Place>,
     /// The pod was waited for long enough: files that are there are kept in sight, but not held.
     pub given_up: bool,
+    /// Since the pod's status says that the container has ended: how many scans have.
+    status_scans: Option<u32>,
     /// For how long the pod has been waited for while its source was in sync.
     pub waited: Duration,
 }
@@ -114,15 +117,34 @@ impl StreamState {
             saved_facts: None,
             places: (0..pipelines).map(|_| Place::Undecided).collect(),
             given_up: false,
+            status_scans: None,
             waited: Duration::ZERO,
         }
     }
 
-    /// Whether nothing will be written to it any more.
+    /// Whether nothing will be written to it any more, and all that was is listed.
     pub fn has_ended(&self) -> bool {
-        let by_status =
-            |facts: &Arc<PodFacts>| facts.has_ended(&self.name.container, self.name.restart);
-        self.later_restart || self.facts.as_ref().is_some_and(by_status)
+        self.later_restart || self.status_scans.is_some_and(|scans| scans >= SCANS_MIN)
+    }
+
+    /// A scan of the tree has ended, or with `None` facts have come. The pod's status may overtake the
+    /// listing of a file that was written to before: it counts after a scan that began later. Whether
+    /// the stream has ended by that.
+    pub fn status_told(&mut self, scanned_before: Option<bool>) -> bool {
+        let says = |facts: &Arc<PodFacts>| facts.has_ended(&self.name.container, self.name.restart);
+        if !self.facts.as_ref().is_some_and(says) {
+            self.status_scans = None;
+            return false;
+        }
+        let had_ended = self.has_ended();
+        let scans = self.status_scans.get_or_insert(0);
+        match scanned_before {
+            None => {}
+            // What was known before the first scan began was known before it ended.
+            Some(false) => *scans = SCANS_MIN,
+            Some(true) => *scans = scans.saturating_add(1),
+        }
+        self.has_ended() && !had_ended
     }
 
     /// Whether a pipeline waits for facts.

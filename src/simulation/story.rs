@@ -312,7 +312,6 @@ impl Story {
     fn next_run(&mut self, n: usize, pods: &PodStore) {
         let Some(pod) = self.world.pod(n) else { return };
         self.world.end_pieces(pod);
-        self.scan();
         self.world.next_run(pod, pods);
     }
 

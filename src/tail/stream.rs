@@ -29,7 +29,7 @@ use crate::discover::{FileSeen, PartKind};
 const STEP_NS: i64 = 1000;
 
 /// How many scans end until one has ended that began after now.
-const SCANS_MIN: u32 = 2;
+pub const SCANS_MIN: u32 = 2;
 
 /// How many parts are remembered that are not there.
 const REMEMBERED_MAX: usize = 64;

@@ -93,9 +93,21 @@ impl Worker {
     /// Takes in that everything was listed. After the first time, what the checkpoint remembers of
     /// streams that are not there was lost while no agent ran.
     pub(super) fn scanned(&mut self, complete: bool) {
+        let before = self.scanned;
+        let ended: Vec<StreamKey> = (self.streams.iter_mut())
+            .filter_map(|(key, stream)| {
+                (complete && stream.status_told(Some(before))).then_some(*key)
+            })
+            .collect();
         let decided: Vec<StreamKey> = (self.streams.iter_mut())
             .filter_map(|(key, stream)| stream.tail.scanned().then_some(*key))
             .collect();
+        for key in ended {
+            if self.streams[&key].unborn {
+                self.refresh(key);
+            }
+            self.wake(key);
+        }
         for key in decided {
             self.release(key);
             self.wake(key);
@@ -309,6 +321,7 @@ impl Worker {
         if let Some(facts) = self.setup.pods.lookup(&stream.name) {
             stream.facts = Some(facts);
         }
+        stream.status_told(None);
     }
 
     pub(super) fn decide(&mut self, key: StreamKey) {
