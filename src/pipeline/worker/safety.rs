@@ -121,12 +121,14 @@ impl Worker {
         let waiting: Vec<(ReaderKey, Waiting)> =
             self.waiting.iter().map(|(key, waiting)| (*key, *waiting)).collect();
         for (key, waiting) in waiting {
+            // What goes on with the record may be in a part that is not known yet.
+            let is_complete = self.streams.get(&key.0).is_some_and(|one| one.tail.is_complete());
             let reading = self.reader(key).filter(|reading| reading.reader.is_waiting());
             let Some(reading) = reading.filter(|reading| reading.at_end || waiting.looked) else {
                 self.waiting.remove(&key);
                 continue;
             };
-            if !reading.at_end {
+            if !reading.at_end || !is_complete {
                 continue;
             }
             let long = now.saturating_duration_since(waiting.since) >= QUIET_AT_MOST;

@@ -201,7 +201,9 @@ impl Story {
             self.node.files().into_values().flatten().map(|file| file.path).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension != "log"));
         files.sort();
-        let whole = self.pieces == [None, None];
+        // A stream without any file has ended; the runtime makes a new one before an old one goes.
+        let lives = self.node.path(&self.live()).symlink_metadata().is_ok();
+        let whole = self.pieces == [None, None] && lives;
         if let Some(path) = files.first().filter(|_| whole) {
             self.node.scan();
             self.node.settle(0);
