@@ -6,15 +6,16 @@
 //! has to survive the process, not the machine. Guarantees nothing when it can't be written; a
 //! shipper must not stand still for that. Does not decide what the plainest road is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Key;
 use crate::parse::record::Record;
+use crate::tail::file::{open_regular, private, read_at};
 use crate::tail::{PartId, Position};
 
 /// After how many crashes in a row bytes are taken for the cause.
@@ -73,10 +74,7 @@ pub struct InHand {
 impl InHand {
     /// Of worker `worker`. `suspects` were in hand at crashes of earlier processes.
     pub fn new(state_dir: &Path, worker: usize, suspects: Vec<Suspect>) -> Self {
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let mut options = OpenOptions::new();
-        options.create(true).write(true).truncate(false).mode(0o600).custom_flags(nofollow);
-        let file = options.open(state_dir.join(format!("in-hand-{worker}")));
+        let file = private().open(state_dir.join(format!("in-hand-{worker}")));
         if let Err(error) = &file {
             tracing::warn!(cause = %error, "what is in hand can't be written down; a line that crashes the agent would do so again");
         }
@@ -139,10 +137,9 @@ fn write(file: &File, bytes: &[u8]) {
 }
 
 fn read(path: &Path) -> Option<Suspect> {
-    let (file, _) = crate::tail::file::open_regular(path).ok()?;
-    let length = file.metadata().ok()?.len().min(LINE_BYTES_MAX);
-    let mut text = vec![0; usize::try_from(length).ok()?];
-    crate::tail::file::read_at(&file, 0, &mut text).ok()?;
+    let (file, metadata) = open_regular(path).ok()?;
+    let mut text = vec![0; usize::try_from(metadata.len().min(LINE_BYTES_MAX)).ok()?];
+    read_at(&file, 0, &mut text).ok()?;
     serde_json::from_slice(text.split(|byte| *byte == b'\n').next()?).ok()
 }
 

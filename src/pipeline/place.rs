@@ -53,6 +53,24 @@ impl Place {
             Self::Undecided | Self::Left(_) => None,
         }
     }
+
+    /// Its reader, also one that has left off.
+    pub fn reader(&self) -> Option<&Reader> {
+        match self {
+            Self::Reading(reading) => Some(&reading.reader),
+            Self::Left(reader) => reader.as_deref(),
+            Self::Undecided => None,
+        }
+    }
+
+    /// See [`Self::reader`].
+    pub fn reader_mut(&mut self) -> Option<&mut Reader> {
+        match self {
+            Self::Reading(reading) => Some(&mut reading.reader),
+            Self::Left(reader) => reader.as_deref_mut(),
+            Self::Undecided => None,
+        }
+    }
 }
 
 /// What deciding needs to know of the process.
@@ -120,6 +138,11 @@ impl StreamState {
             status_scans: None,
             waited: Duration::ZERO,
         }
+    }
+
+    /// How the checkpoint names the place of a pipeline in it.
+    pub fn key(&self, pipeline: &str) -> Key {
+        Key { pipeline: pipeline.to_owned(), stream: self.name.to_string() }
     }
 
     /// Whether nothing will be written to it any more, and all that was is listed.
@@ -227,7 +250,7 @@ impl StreamState {
     }
 
     fn reader(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Reader {
-        let key = Key { pipeline: pipeline.name.clone(), stream: self.name.to_string() };
+        let key = self.key(&pipeline.name);
         let plain = Plain::of(ground.suspects, &key);
         let (form, joiner) = self.settings(pipeline, ground.agent, plain);
         if let Some(entry) = ground.checkpoint.get(&key) {
@@ -290,10 +313,8 @@ impl StreamState {
 
     /// Lets the parts that the checkpoint knows keep their order.
     pub fn remember(&mut self, pipelines: &[Arc<Pipeline>], checkpoint: &Checkpoint) {
-        let stream = self.name.to_string();
         for pipeline in pipelines {
-            let key = Key { pipeline: pipeline.name.clone(), stream: stream.clone() };
-            if let Some(entry) = checkpoint.get(&key) {
+            if let Some(entry) = checkpoint.get(&self.key(&pipeline.name)) {
                 let reached = entry.reached.iter().map(|reached| reached.part);
                 let parts = entry.parts.iter().map(|(part, _)| *part).chain(reached);
                 let parts = parts.filter(|part| *part != PartId::FIRST);

@@ -1,8 +1,8 @@
 //! Opens log files safely: without following links, without blocking, regular files only.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +19,15 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok((file, metadata))
+}
+
+/// How files of the state directory are opened for writing: made if they are not there, nobody
+/// else's, and never behind a link.
+pub fn private() -> OpenOptions {
+    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(false).mode(0o600).custom_flags(nofollow);
+    options
 }
 
 /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.

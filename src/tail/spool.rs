@@ -7,16 +7,16 @@
 //! Private: 0700 and 0600. Does not decide what is copied and how much; nothing is written here
 //! while the agent runs.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::file::open_regular;
+use super::file::{open_regular, private};
 use super::{Part, PartId};
 use crate::config::agent::LineFormat;
 use crate::discover::{PartKind, StreamName};
@@ -226,12 +226,12 @@ fn read_header(path: &Path) -> io::Result<Header> {
 
 fn write_header(path: &Path, header: &Header) -> io::Result<()> {
     let beside = path.with_extension("new");
-    private(&beside)?.write_all(&serde_json::to_vec(header)?)?;
+    create(&beside)?.write_all(&serde_json::to_vec(header)?)?;
     fs::rename(&beside, path.with_extension("json"))
 }
 
 fn copy(from: &File, to: &Path, bytes: std::ops::Range<u64>) -> io::Result<()> {
-    let mut to = private(to)?;
+    let mut to = create(to)?;
     to.seek(SeekFrom::Start(bytes.start))?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut at = bytes.start;
@@ -247,11 +247,9 @@ fn copy(from: &File, to: &Path, bytes: std::ops::Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-fn private(path: &Path) -> io::Result<File> {
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(true).mode(0o600).custom_flags(nofollow);
-    options.open(path)
+/// A private file at `path` with nothing in it.
+fn create(path: &Path) -> io::Result<File> {
+    private().truncate(true).open(path)
 }
 
 /// A name of its own for each part of each stream.

@@ -80,12 +80,8 @@ impl Worker {
         let mut changes = Vec::new();
         for stream in self.streams.values() {
             for (place, pipeline) in stream.places.iter().zip(&self.setup.pipelines) {
-                let reader = match place {
-                    Place::Reading(reading) => &reading.reader,
-                    Place::Left(Some(reader)) => reader,
-                    Place::Undecided | Place::Left(None) => continue,
-                };
-                let key = Key { pipeline: pipeline.name.clone(), stream: stream.name.to_string() };
+                let Some(reader) = place.reader() else { continue };
+                let key = stream.key(&pipeline.name);
                 let entry = stream.entry(reader);
                 self.setup.checkpoint.insert(key.clone(), entry.clone());
                 changes.push(Change::Put(key, Box::new(entry)));
@@ -115,10 +111,8 @@ impl Worker {
     /// The changes that forget a stream, for all pipelines that ever had a place in it.
     pub(super) fn forget_places(&mut self, stream: &StreamState) -> Vec<Change> {
         let names = self.setup.pipelines.iter().map(|pipeline| &pipeline.name);
-        let name = stream.name.to_string();
-        let keys = names.chain(&self.retired_names);
-        let keys: Vec<Key> =
-            keys.map(|pipeline| Key { pipeline: pipeline.clone(), stream: name.clone() }).collect();
+        let names = names.chain(&self.retired_names);
+        let keys: Vec<Key> = names.map(|pipeline| stream.key(pipeline)).collect();
         for key in &keys {
             self.setup.checkpoint.remove(key);
         }

@@ -8,7 +8,7 @@ use super::streams::SOURCE_WAIT;
 use super::{
     LOOK_AGAIN, Pause, QUIET, QUIET_AT_MOST, ReaderKey, Report, TICK, Waiting, Worker, now_ns,
 };
-use crate::checkpoint::{Change, Key};
+use crate::checkpoint::Change;
 use crate::pipeline::batch::{Outcome, Told};
 use crate::pipeline::inbox::{Command, Event};
 use crate::pipeline::outlet::{Outlet, StreamKey, as_gauge};
@@ -41,11 +41,7 @@ impl Worker {
 
     /// A reader, also one that has left off and waits for its last batches.
     fn placed_reader(&mut self, key: ReaderKey) -> Option<&mut crate::pipeline::reader::Reader> {
-        match &mut self.streams.get_mut(&key.0)?.places[key.1] {
-            Place::Reading(reading) => Some(&mut reading.reader),
-            Place::Left(reader) => reader.as_deref_mut(),
-            Place::Undecided => None,
-        }
+        self.streams.get_mut(&key.0)?.places[key.1].reader_mut()
     }
 
     /// An output has something to tell.
@@ -179,13 +175,8 @@ impl Worker {
 
     fn change(&self, key: ReaderKey) -> Option<Change> {
         let stream = self.streams.get(&key.0)?;
-        let reader = match &stream.places[key.1] {
-            Place::Reading(reading) => &reading.reader,
-            Place::Left(reader) => reader.as_deref()?,
-            Place::Undecided => return None,
-        };
-        let pipeline = self.setup.pipelines[key.1].name.clone();
-        let name = Key { pipeline, stream: stream.name.to_string() };
+        let reader = stream.places[key.1].reader()?;
+        let name = stream.key(&self.setup.pipelines[key.1].name);
         Some(Change::Put(name, Box::new(stream.entry(reader))))
     }
 

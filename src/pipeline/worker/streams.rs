@@ -65,11 +65,7 @@ impl Worker {
         let StreamState { tail, places, name, .. } = stream;
         let mut went_back = false;
         for (pipeline, place) in places.iter_mut().enumerate() {
-            let reader = match place {
-                Place::Reading(reading) => &mut reading.reader,
-                Place::Left(Some(reader)) => reader,
-                Place::Undecided | Place::Left(None) => continue,
-            };
+            let Some(reader) = place.reader_mut() else { continue };
             let Some(from) = reader.overlooked(tail) else { continue };
             tracing::warn!(
                 stream = %name, offset = from.offset,
@@ -84,8 +80,8 @@ impl Worker {
             // Its lines in the open batch are of no use to a ledger that begins anew.
             self.outlets[pipeline].touched.remove(&key);
         }
-        self.hand_on_decoders();
         if went_back {
+            self.hand_on_decoders();
             self.wake(key);
         }
     }

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Waiting, Worker, now_ns};
-use crate::checkpoint::Key;
 use crate::pipeline::clock;
 use crate::pipeline::reader::{CHUNK_BYTES, Desk, Turn};
 use crate::telemetry::metrics::LossCause;
@@ -24,16 +23,11 @@ impl Worker {
             return self.hand_on_decoders();
         };
         let ended = stream.has_ended();
+        let key_in_hand = stream.key(&self.setup.pipelines[pipeline].name);
         let Some(reading) = stream.places[pipeline].reading() else {
             return self.hand_on_decoders();
         };
-        let (next, key_in_hand) = (
-            reading.reader.cursor(),
-            Key {
-                pipeline: self.setup.pipelines[pipeline].name.clone(),
-                stream: stream.name.to_string(),
-            },
-        );
+        let next = reading.reader.cursor();
         if let Some(part) = stream.tail.at_or_after(next.part) {
             let from = if part.id == next.part { next.offset } else { 0 };
             self.setup.in_hand.take(key_in_hand, part.id, from..from + CHUNK_BYTES as u64);
