@@ -166,28 +166,36 @@ pub(super) fn judge(status: u16, body: &[u8], expected: usize) -> Answer {
     }
 }
 
-/// The usual answer, compared byte by byte: every item is `{"create":{"status":201}}`.
+/// The usual answer: all items are the same, byte for byte, and the first says that it was created.
 fn all_created(body: &[u8], expected: usize) -> bool {
-    const ITEM: &[u8] = br#"{"create":{"status":201}}"#;
     const KEY: &[u8] = br#""items":["#;
     let head = &body[..body.len().min(128)];
     let Some(start) = memmem::find(head, KEY) else {
         return false;
     };
-    let mut rest = &body[start + KEY.len()..];
-    for number in 0..expected {
-        if number > 0 {
-            let Some(after) = rest.strip_prefix(b",") else {
-                return false;
-            };
-            rest = after;
-        }
-        let Some(after) = rest.strip_prefix(ITEM) else {
-            return false;
-        };
-        rest = after;
+    let items = &body[start + KEY.len()..];
+    let Some(end) = memchr::memchr(b'}', items) else {
+        return false;
+    };
+    // An item is an object in an object, `{"create":{"status":201}}`, and has no other in it.
+    let Some(first) = items.get(..end + 2).filter(|item| says_created(item)) else {
+        return false;
+    };
+    let all_alike = items.get(first.len()..).and_then(|rest| rest_alike(rest, first, expected));
+    expected > 0 && all_alike.is_some_and(|rest| rest.trim_ascii_end() == b"]}")
+}
+
+fn says_created(item: &[u8]) -> bool {
+    serde_json::from_slice::<ItemAnswer>(item)
+        .is_ok_and(|ItemAnswer(item)| item.status == 201 && judge_item(&item) == Verdict::Indexed)
+}
+
+/// What follows `expected - 1` repetitions of `item`, each behind a comma.
+fn rest_alike<'a>(mut rest: &'a [u8], item: &[u8], expected: usize) -> Option<&'a [u8]> {
+    for _ in 1..expected {
+        rest = rest.strip_prefix(b",")?.strip_prefix(item)?;
     }
-    head.starts_with(br#"{"errors":false,"#) && rest.trim_ascii_end() == b"]}"
+    Some(rest)
 }
 
 fn judge_items(body: &[u8], expected: usize) -> Answer {

@@ -156,9 +156,29 @@ fn the_usual_answer_takes_the_fast_road_and_any_other_the_slow_one() {
     assert!(all_created(usual, 2));
     assert!(!all_created(usual, 1));
     assert!(!all_created(usual, 3));
-    let other = br#"{"took":3,"errors":false,"items":[{"create":{"_id":"a","status":201}}]}"#;
-    assert!(!all_created(other, 1));
-    assert_eq!(judge(200, other, 1), Answer::AllIndexed);
+    assert!(!all_created(usual, 0));
+    // What a server answers that does not know `filter_path`.
+    let verbose = br#"{"took":3,"errors":false,"items":[{"create":{"_index":"a","status":201}},{"create":{"_index":"a","status":201}}]}"#;
+    assert!(all_created(verbose, 2));
+    let with_ids =
+        br#"{"items":[{"create":{"_id":"a","status":201}},{"create":{"_id":"b","status":201}}]}"#;
+    assert!(!all_created(with_ids, 2));
+    assert_eq!(judge(200, with_ids, 2), Answer::AllIndexed);
+}
+
+#[test]
+fn items_that_are_alike_but_not_created_take_the_slow_road() {
+    for item in [
+        r#"{"create":{"status":409}}"#,
+        r#"{"create":{"status":200}}"#,
+        r#"{"create":{"status":201,"failure_store":"used"}}"#,
+        r#"{"create":{"status":201,"error":{"type":"x"}}}"#,
+        r#"{"create":{"status":"201"}}"#,
+        r#"{"create":{"status":201}],"#,
+    ] {
+        let body = format!(r#"{{"errors":false,"items":[{item},{item}]}}"#);
+        assert!(!all_created(body.as_bytes(), 2), "{item}");
+    }
 }
 
 #[test]
