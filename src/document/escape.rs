@@ -4,7 +4,7 @@
 //! backslashes and control characters become escapes (ANSI's escape is `\u001b`), all else is
 //! copied in runs. Does not write the quotes around it.
 
-use crate::parse::json::plain_end;
+use crate::parse::json::{Search, Task, with_best};
 
 /// Appends `text`, escaped.
 pub fn write(text: &[u8], out: &mut Vec<u8>) {
@@ -21,13 +21,28 @@ pub fn write(text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn write_valid(text: &[u8], out: &mut Vec<u8>) {
-    let mut pos = 0;
-    while let Some(rest) = text.get(pos..) {
-        let end = plain_end(text, pos);
-        out.extend_from_slice(rest.get(..end - pos).unwrap_or_default());
-        let Some(&byte) = text.get(end) else { return };
-        write_special(byte, out);
-        pos = end + 1;
+    with_best(WriteValid { text, out });
+}
+
+struct WriteValid<'t, 'o> {
+    text: &'t [u8],
+    out: &'o mut Vec<u8>,
+}
+
+impl Task for WriteValid<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Search>(self) {
+        let Self { text, out } = self;
+        let mut pos = 0;
+        while let Some(rest) = text.get(pos..) {
+            let end = S::plain_end(text, pos);
+            out.extend_from_slice(rest.get(..end - pos).unwrap_or_default());
+            let Some(&byte) = text.get(end) else { return };
+            write_special(byte, out);
+            pos = end + 1;
+        }
     }
 }
 

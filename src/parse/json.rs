@@ -11,11 +11,14 @@
 //! panics, nothing is allocated once the tables have grown, and the time is linear in the length.
 //! Does not look at times, names of the agent, or configuration.
 
-mod plain;
+mod known;
+mod search;
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-pub use plain::plain_end;
+use known::{Ids, KnownNames, Meaning};
+pub use search::{Search, Task, with_best};
 
 /// Objects and arrays inside one another, the outer object being the first. Elasticsearch's own
 /// limit for mapped objects is 20 (`index.mapping.depth.limit`).
@@ -75,7 +78,6 @@ pub struct Member {
     key_end: u32,
     value_start: u32,
     value_end: u32,
-    hash: u32,
     pub value_type: ValueType,
 }
 
@@ -101,15 +103,27 @@ pub struct Scan {
     /// The 32 hex digits of `flink-job-id`, where there is one: the first at the top level,
     /// there with `_` in front, or in `mdc`, `contextMap` or `logging.googleapis.com/labels`.
     pub job_id: Option<Range<usize>>,
-    /// The names of the open nested objects.
-    names: Vec<Name>,
+    /// Names of earlier lines' top-level members.
+    known: KnownNames,
+    /// The open nested objects and arrays, the innermost last.
+    open: Vec<Open>,
+    /// The names of the open nested objects, with their hashes.
+    names: Vec<(Name, u32)>,
+}
+
+/// An object or array that has not ended, inside the outer object.
+#[derive(Debug)]
+struct Open {
+    is_object: bool,
+    /// Where its names begin.
+    first_name: usize,
+    seen: Seen,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Name {
     start: u32,
     end: u32,
-    hash: u32,
 }
 
 /// Reads a line and fills `out`, whose content means something for [`Kind::Object`] only.
@@ -129,29 +143,48 @@ pub fn scan_rewritten(text: &[u8], out: &mut Scan) -> Kind {
 
 fn scan_limited(line: &[u8], out: &mut Scan, max_members: usize) -> Kind {
     out.reset();
-    let mut cursor = Cursor { line, pos: 0, unusual: false, out };
-    cursor.skip_space();
-    if cursor.peek() != b'{' {
-        return Kind::Text(Reason::NotObject);
-    }
     // Positions in the tables are 32 bits wide; `logs.max_line` is far below.
     if u32::try_from(line.len()).is_err() {
         return Kind::Text(Reason::Invalid);
     }
-    if let Err(reason) = cursor.document() {
-        return Kind::Text(reason);
+    with_best(ScanLine { line, out, max_members })
+}
+
+struct ScanLine<'l, 's> {
+    line: &'l [u8],
+    out: &'s mut Scan,
+    max_members: usize,
+}
+
+impl Task for ScanLine<'_, '_> {
+    type Output = Kind;
+
+    #[inline(always)]
+    fn run<S: Search>(self) -> Kind {
+        let Self { line, out, max_members } = self;
+        let mut cursor = Cursor { line, pos: 0, unusual: false, out, search: PhantomData::<S> };
+        cursor.skip_space();
+        if cursor.peek() != b'{' {
+            return Kind::Text(Reason::NotObject);
+        }
+        if let Err(reason) = cursor.document() {
+            return Kind::Text(reason);
+        }
+        let unusual = cursor.unusual || cursor.out.members.len() > max_members;
+        let is_ascii = line.iter().fold(0, |all, byte| all | byte) < 0x80;
+        if !is_ascii && simdutf8::basic::from_utf8(line).is_err() {
+            return Kind::Text(Reason::NotUtf8);
+        }
+        if unusual { Kind::Unusual } else { Kind::Object }
     }
-    let unusual = cursor.unusual || cursor.out.members.len() > max_members;
-    if simdutf8::basic::from_utf8(line).is_err() {
-        return Kind::Text(Reason::NotUtf8);
-    }
-    if unusual { Kind::Unusual } else { Kind::Object }
 }
 
 impl Scan {
     fn reset(&mut self) {
         self.inner = 0..0;
         self.members.clear();
+        self.known.make_room();
+        self.open.clear();
         self.names.clear();
         self.job_id = None;
         if self.members.capacity() > KEPT_ENTRIES {
@@ -163,16 +196,17 @@ impl Scan {
     }
 }
 
-struct Cursor<'l, 's> {
+struct Cursor<'l, 's, S> {
     line: &'l [u8],
     pos: usize,
     unusual: bool,
     out: &'s mut Scan,
+    search: PhantomData<S>,
 }
 
 /// Which names an object has had: two bits of each name's hash. Only where both are set already
 /// are names compared.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen(u64);
 
 impl Seen {
@@ -185,7 +219,7 @@ impl Seen {
     }
 }
 
-impl Cursor<'_, '_> {
+impl<S: Search> Cursor<'_, '_, S> {
     /// The outer object, whose opening brace is next, and the white space behind it.
     #[inline(always)]
     fn document(&mut self) -> Result<(), Reason> {
@@ -196,9 +230,11 @@ impl Cursor<'_, '_> {
         if self.peek() == b'}' {
             self.pos += 1;
         } else {
-            let mut seen = Seen::default();
+            let mut before = None;
+            let mut ids = Ids::default();
             loop {
-                end = self.member(&mut seen)?;
+                before = self.member(before, &mut ids)?;
+                end = self.pos;
                 if self.ends_object()? {
                     break;
                 }
@@ -209,101 +245,152 @@ impl Cursor<'_, '_> {
         if self.pos == self.line.len() { Ok(()) } else { Err(Reason::Invalid) }
     }
 
-    /// A top-level member; gives its end.
+    /// A top-level member behind the one with the name `before`; gives the number of its own name.
     #[inline(always)]
-    fn member(&mut self, seen: &mut Seen) -> Result<usize, Reason> {
-        let name = self.name()?;
-        if seen.insert(name.hash) {
-            self.compare_top(name);
+    fn member(&mut self, before: Option<u8>, ids: &mut Ids) -> Result<Option<u8>, Reason> {
+        let text_start = self.pos;
+        let rest = self.line.get(text_start..).unwrap_or_default();
+        let (id, key_end, meaning) = match self.out.known.guess(before, rest) {
+            Some(guess) => {
+                self.pos = text_start + guess.bytes;
+                self.skip_space();
+                (Some(guess.id), text_start + guess.bytes - 2, guess.meaning)
+            }
+            None => self.new_name(before)?,
+        };
+        let key_start = text_start + 1;
+        match id {
+            Some(id) => self.unusual |= ids.insert(id),
+            None => self.compare_top(key_start..key_end),
         }
         let value_start = self.pos;
-        let carrier = carries_job(self.slice(name));
-        let value_type = self.value(1, carrier)?;
-        let member = Member {
-            key_start: name.start,
-            key_end: name.end,
+        let value_type = match self.peek() {
+            b'{' => {
+                self.nested(meaning == Meaning::JobCarrier)?;
+                ValueType::Object
+            }
+            b'[' => {
+                self.nested(false)?;
+                ValueType::Array
+            }
+            _ => self.scalar()?,
+        };
+        self.out.members.push(Member {
+            key_start: narrow(key_start),
+            key_end: narrow(key_end),
             value_start: narrow(value_start),
             value_end: narrow(self.pos),
-            hash: name.hash,
             value_type,
-        };
-        self.out.members.push(member);
-        if matches!(self.slice(name), b"flink-job-id" | b"_flink-job-id") {
+        });
+        if meaning == Meaning::Job {
             self.note_job(value_start);
         }
-        Ok(self.pos)
+        Ok(id)
     }
 
-    /// An object inside another, whose opening brace is next. `carrier`: it may hold the job's id.
-    fn object(&mut self, depth: usize, carrier: bool) -> Result<(), Reason> {
-        if depth > MAX_DEPTH {
-            return Err(Reason::TooDeep);
-        }
-        self.pos += 1;
-        self.skip_space();
-        if self.peek() == b'}' {
-            self.pos += 1;
+    /// A top-level member's name that was not guessed: its number if it has one, its end, and what
+    /// it means.
+    #[inline(never)]
+    fn new_name(&mut self, before: Option<u8>) -> Result<(Option<u8>, usize, Meaning), Reason> {
+        let name = self.name()?;
+        let text = self.line.get(at(name.start)..at(name.end)).unwrap_or_default();
+        let id = self.out.known.note(before, text);
+        Ok((id, at(name.end), Meaning::of(text)))
+    }
+
+    /// An object or array inside the outer object, whose opening bracket is next, with all that is
+    /// in it. `carrier`: it may hold the job's id.
+    #[inline(always)]
+    fn nested(&mut self, carrier: bool) -> Result<(), Reason> {
+        if !self.opens()? {
             return Ok(());
         }
-        let first = self.out.names.len();
-        let mut seen = Seen::default();
         loop {
-            let name = self.name()?;
-            if seen.insert(name.hash) {
-                self.compare_nested(name, first);
-            }
-            self.out.names.push(name);
+            // Behind an opening bracket or a comma.
+            let depth = self.out.open.len();
+            let is_object = self.out.open.last().is_some_and(|open| open.is_object);
+            let is_job = is_object && self.nested_name()? && carrier && depth == 1;
             let value_start = self.pos;
-            self.value(depth, false)?;
-            if carrier && self.slice(name) == b"flink-job-id" {
-                self.note_job(value_start);
+            if matches!(self.peek(), b'{' | b'[') {
+                if self.opens()? {
+                    continue;
+                }
+            } else {
+                self.scalar()?;
+                if is_job {
+                    self.note_job(value_start);
+                }
             }
-            if self.ends_object()? {
-                break;
+            if self.closes()? {
+                return Ok(());
             }
         }
-        self.out.names.truncate(first);
-        Ok(())
     }
 
-    /// An array, whose opening bracket is next.
-    fn array(&mut self, depth: usize) -> Result<(), Reason> {
-        if depth > MAX_DEPTH {
+    /// An opening bracket; `false` if the closing one follows at once and is passed too.
+    #[inline(always)]
+    fn opens(&mut self) -> Result<bool, Reason> {
+        // The outer object and the new one count too.
+        if self.out.open.len() + 2 > MAX_DEPTH {
             return Err(Reason::TooDeep);
         }
-        self.pos += 1;
+        let is_object = self.take() == b'{';
         self.skip_space();
-        if self.peek() == b']' {
+        if self.peek() == if is_object { b'}' } else { b']' } {
             self.pos += 1;
-            return Ok(());
+            return Ok(false);
         }
+        let first_name = self.out.names.len();
+        self.out.open.push(Open { is_object, first_name, seen: Seen::default() });
+        Ok(true)
+    }
+
+    /// Behind a value in something nested: a comma, or closing brackets; `true` if nothing is open
+    /// any more.
+    #[inline(always)]
+    fn closes(&mut self) -> Result<bool, Reason> {
         loop {
-            self.value(depth, false)?;
             self.skip_space();
-            match self.take() {
-                b',' => self.skip_space(),
-                b']' => return Ok(()),
+            let byte = self.take();
+            if byte == b',' {
+                self.skip_space();
+                return Ok(false);
+            }
+            match self.out.open.pop() {
+                Some(open) if byte == if open.is_object { b'}' } else { b']' } => {
+                    self.out.names.truncate(open.first_name);
+                }
                 _ => return Err(Reason::Invalid),
             }
+            if self.out.open.is_empty() {
+                return Ok(true);
+            }
         }
     }
 
-    /// Any value inside `depth` open objects and arrays.
+    /// The name of a member of the innermost object; whether it is that of the job's id.
     #[inline(always)]
-    fn value(&mut self, depth: usize, carrier: bool) -> Result<ValueType, Reason> {
+    fn nested_name(&mut self) -> Result<bool, Reason> {
+        let name = self.name()?;
+        let hash = hash(self.slice(name));
+        if let Some(open) = self.out.open.last_mut()
+            && open.seen.insert(hash)
+        {
+            let first = open.first_name;
+            self.compare_nested(name, hash, first);
+        }
+        self.out.names.push((name, hash));
+        Ok(self.slice(name) == b"flink-job-id")
+    }
+
+    /// A value that is neither object nor array.
+    #[inline(always)]
+    fn scalar(&mut self) -> Result<ValueType, Reason> {
         match self.peek() {
             b'"' => {
                 self.pos += 1;
                 self.string()?;
                 Ok(ValueType::String)
-            }
-            b'{' => {
-                self.object(depth + 1, carrier)?;
-                Ok(ValueType::Object)
-            }
-            b'[' => {
-                self.array(depth + 1)?;
-                Ok(ValueType::Array)
             }
             b'-' | b'0'..=b'9' => {
                 self.number()?;
@@ -334,8 +421,7 @@ impl Cursor<'_, '_> {
             return Err(Reason::Invalid);
         }
         self.skip_space();
-        let hash = hash(self.line.get(start..end).unwrap_or_default());
-        Ok(Name { start: narrow(start), end: narrow(end), hash })
+        Ok(Name { start: narrow(start), end: narrow(end) })
     }
 
     /// Behind a member: a comma and another one, or the closing brace.
@@ -358,7 +444,7 @@ impl Cursor<'_, '_> {
     fn string(&mut self) -> Result<bool, Reason> {
         let mut escaped = false;
         loop {
-            self.pos = plain_end(self.line, self.pos);
+            self.pos = S::plain_end(self.line, self.pos);
             match self.take() {
                 b'"' => return Ok(escaped),
                 b'\\' => {
@@ -456,34 +542,33 @@ impl Cursor<'_, '_> {
         Ok(())
     }
 
-    /// A name that may have been there before in the outer object.
+    /// A name that has no number, in the outer object. Names with a number are others.
     #[cold]
-    fn compare_top(&mut self, name: Name) {
+    fn compare_top(&mut self, key: Range<usize>) {
         let members = &self.out.members;
+        let name = self.line.get(key);
         self.unusual |= members.len() >= MAX_COMPARED
-            || members.iter().any(|member| {
-                member.hash == name.hash && self.line.get(member.key()) == Some(self.slice(name))
-            });
+            || members.iter().any(|member| self.line.get(member.key()) == name);
     }
 
-    /// The same for a nested object, whose names begin at `first`.
+    /// A name that may have been there before in a nested object, whose names begin at `first`.
     #[cold]
-    fn compare_nested(&mut self, name: Name, first: usize) {
+    fn compare_nested(&mut self, name: Name, hash: u32, first: usize) {
         let names = self.out.names.get(first..).unwrap_or_default();
         self.unusual |= names.len() >= MAX_COMPARED
             || names
                 .iter()
-                .any(|other| other.hash == name.hash && self.slice(*other) == self.slice(name));
+                .any(|(other, of)| *of == hash && self.slice(*other) == self.slice(name));
     }
 
     /// Keeps the string that began at `start` and ends here, if it is a job's id.
-    #[cold]
+    #[inline(always)]
     fn note_job(&mut self, start: usize) {
         let digits = start + 1..self.pos - 1;
         if self.out.job_id.is_none()
             && self.line.get(start) == Some(&b'"')
             && digits.len() == 32
-            && self.line.get(digits.clone()).is_some_and(|id| id.iter().all(u8::is_ascii_hexdigit))
+            && self.line.get(digits.clone()).is_some_and(is_hex)
         {
             self.out.job_id = Some(digits);
         }
@@ -525,11 +610,10 @@ impl Cursor<'_, '_> {
     }
 }
 
-/// Whether an object of this name holds the thread context in one of the layouts: logstash's,
-/// JsonLayout's and Google's.
+/// Looks at every byte whatever the others are, several at a time.
 #[inline(always)]
-fn carries_job(key: &[u8]) -> bool {
-    matches!(key, b"mdc" | b"contextMap" | b"logging.googleapis.com/labels")
+fn is_hex(text: &[u8]) -> bool {
+    text.iter().fold(true, |all, byte| all & byte.is_ascii_hexdigit())
 }
 
 /// Tells names apart by their length and their first and last eight bytes.

@@ -246,3 +246,46 @@ proptest! {
         prop_assert!(agrees(&line), "{}", String::from_utf8_lossy(&line));
     }
 }
+
+/// What was found in a line, for comparisons.
+fn found(line: &[u8], out: &mut Scan) -> (Kind, Range<usize>, Vec<Member>, Option<Range<usize>>) {
+    let kind = scan(line, out);
+    match kind {
+        Kind::Object => (kind, out.inner.clone(), out.members.clone(), out.job_id.clone()),
+        _ => (kind, 0..0, Vec::new(), None),
+    }
+}
+
+proptest! {
+    /// Names that are known from other lines change no result: few short names, so that they come
+    /// again in other orders, twice in a line, with white space, escapes and more bytes.
+    #[test]
+    fn what_is_known_changes_nothing(
+        lines in prop::collection::vec(
+            r#"\{("(a|b|ab|flink-job-id|mdc|a\\u0062|[a-c]{28,32}|[ab]{60,64})"( )?:("x"|1|\{"a":1\}|"0123456789abcdef0123456789abcdef"),){0,6}("(a|b|z)":1)?\}"#,
+            1..12,
+        ),
+    ) {
+        let mut used = Scan::default();
+        for line in &lines {
+            let line = line.as_bytes();
+            prop_assert_eq!(found(line, &mut used), found(line, &mut Scan::default()));
+        }
+    }
+
+    /// More names than are known at once, over lines and in one.
+    #[test]
+    fn too_many_names_change_nothing(
+        lines in prop::collection::vec(prop::collection::vec(0..200_u32, 1..60), 1..12),
+    ) {
+        let mut used = Scan::default();
+        for names in &lines {
+            let members: Vec<_> = names.iter().map(|name| format!("\"name{name}\":1")).collect();
+            let line = format!("{{{}}}", members.join(","));
+            let twice = names.iter().collect::<std::collections::HashSet<_>>().len() < names.len();
+            let kind = scan(line.as_bytes(), &mut used);
+            prop_assert_eq!(kind, if twice { Kind::Unusual } else { Kind::Object });
+            prop_assert_eq!(found(line.as_bytes(), &mut used), found(line.as_bytes(), &mut Scan::default()));
+        }
+    }
+}
