@@ -95,6 +95,7 @@ impl Names {
             (b"@timestamp", Some(_)) => Place::Moves,
             (b"log", None) => Place::Log,
             (b"log", Some(rest)) if self.is_in_log(rest) => Place::Moves,
+            (b"log", Some(_)) => Place::Stays,
             _ if is_one_of(self.agent, first) || is_one_of(&METADATA_FIELDS, first) => Place::Moves,
             _ => Place::Stays,
         }

@@ -102,21 +102,17 @@ pub fn starts_like_date_time(bytes: &[u8]) -> bool {
 
 fn scan(bytes: &[u8]) -> Option<Scanned> {
     let head: &[u8; 19] = bytes.first_chunk()?;
-    let mut largest = 0;
-    let mut number = |from: usize, to: usize| {
-        let mut value = 0;
-        for byte in &head[from..to] {
-            let digit = byte.wrapping_sub(b'0');
-            largest = largest.max(digit);
-            value = value * 10 + i64::from(digit);
-        }
-        value
-    };
-    let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-    let (hour, minute, second) = (number(11, 13), number(14, 16), number(17, 19));
-    let separators = [head[4], head[7], head[13], head[16]] == *b"--::";
+    let date = pairs(head.first_chunk()?, b"0000-00-")?;
+    let time = pairs(head.last_chunk()?, b"00:00:00")?;
+    let (tens, ones) = (head[8].wrapping_sub(b'0'), head[9].wrapping_sub(b'0'));
+    if tens > 9 || ones > 9 {
+        return None;
+    }
+    let year = i64::from(date[0]) * 100 + i64::from(date[2]);
+    let (month, day) = (i64::from(date[5]), i64::from(tens * 10 + ones));
+    let (hour, minute, second) = (i64::from(time[0]), i64::from(time[3]), i64::from(time[6]));
     let in_range = (1..=12).contains(&month) && hour < 24 && minute < 60 && second <= 60;
-    if largest > 9 || !separators || !in_range || day < 1 || day > month_days(year, month) {
+    if !in_range || day < 1 || day > month_days(year, month) {
         return None;
     }
     let mut plain = match head[10] {
@@ -145,14 +141,40 @@ fn scan(bytes: &[u8]) -> Option<Scanned> {
     })
 }
 
+/// The numbers of two digits that stand in `text` where `shape` has zeros, each where its first
+/// digit is; `None` if something else stands there, or where `shape` has none. All bytes at once,
+/// in an integer.
+#[inline(always)]
+fn pairs(text: &[u8; 8], shape: &[u8; 8]) -> Option<[u8; 8]> {
+    let values = u64::from_le_bytes(*text) ^ u64::from_le_bytes(*shape);
+    // A digit may be 9 more than its zero, anything else nothing: what is more carries into the
+    // top bit of its byte.
+    let room = shape.map(|byte| if byte == b'0' { 0x76 } else { 0x7F });
+    let over = values.wrapping_add(u64::from_le_bytes(room)) | values;
+    if over & 0x8080_8080_8080_8080 != 0 {
+        return None;
+    }
+    Some((values * 10 + (values >> 8)).to_le_bytes())
+}
+
+/// The value of eight digits.
+#[inline(always)]
+fn eight_digits(text: &[u8; 8]) -> Option<i64> {
+    let [a, _, b, _, c, _, d, _] = pairs(text, b"00000000")?.map(i64::from);
+    Some(((a * 100 + b) * 100 + c) * 100 + d)
+}
+
 /// The fraction's value in nanoseconds and its number of digits, without the point; no digits, no
 /// fraction.
+#[inline]
 fn fraction(bytes: &[u8]) -> (i64, usize) {
     let Some((b'.' | b',', digits)) = bytes.split_first() else { return (0, 0) };
-    let mut nanos = 0;
-    let mut unit = NANOS / 10;
-    let mut count = 0;
-    for byte in digits {
+    let (mut nanos, mut count) = match digits.first_chunk().and_then(eight_digits) {
+        Some(eight) => (eight * 10, 8),
+        None => (0, 0),
+    };
+    let mut unit = if count == 0 { NANOS / 10 } else { 1 };
+    for byte in &digits[count..] {
         if !byte.is_ascii_digit() {
             break;
         }
