@@ -27,6 +27,10 @@ const BODY_BYTES: usize = 4 * 1024 * 1024;
 /// The level that both the floor and the agent compress at.
 pub(crate) const GZIP_LEVEL: u32 = 1;
 
+/// What the agent asks to be answered, so that both read the same answer.
+const FILTER_PATH: &str = "filter_path=errors,items.*.status,items.*.failure_store,\
+                           items.*.error.type,items.*.error.reason";
+
 /// CPU time of each part, and what was done in it.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Parts {
@@ -222,7 +226,8 @@ impl Connection {
     fn request(&mut self, body: &[u8], gzip: bool) -> io::Result<()> {
         let encoding = if gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "POST /fluentd/_bulk HTTP/1.1\r\nHost: sink\r\nContent-Type: application/x-ndjson\r\n\
+            "POST /fluentd/_bulk?{FILTER_PATH} HTTP/1.1\r\nHost: sink\r\n\
+             Content-Type: application/x-ndjson\r\n\
              {encoding}Content-Length: {}\r\n\r\n",
             body.len()
         );

@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) ages_us: Vec<u64>,
 }
 
+/// An item of a document that was created: as asked for by `filter_path`, or with more.
+const STATUS_ONLY: &[u8] = br#"{"create":{"status":201}}"#;
 const ITEM: &[u8] = br#"{"create":{"_index":"fluentd","status":201}}"#;
 const ROOT: &str = r#"{"name":"sink","cluster_name":"sink","version":{"number":"8.19.0","build_flavor":"default"},"tagline":"You Know, for Search"}"#;
 
@@ -68,10 +70,25 @@ pub(crate) fn serve(behaviour: Behaviour) -> io::Result<()> {
 
 /// The head of a request, as far as it matters.
 struct Head {
-    is_bulk: bool,
+    /// Path and query.
+    target: String,
     length: Option<u64>,
     gzip: bool,
     wants_continue: bool,
+}
+
+impl Head {
+    fn is_bulk(&self) -> bool {
+        self.target.split('?').next().is_some_and(|path| path.ends_with("/_bulk"))
+    }
+
+    /// Whether the query's `filter_path` leaves nothing but the status of an item without error.
+    fn wants_status_only(&self) -> bool {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        let paths = query.split('&').find_map(|part| part.strip_prefix("filter_path="));
+        let named = |path| paths.is_some_and(|paths| paths.split(',').any(|one| one == path));
+        named("items.*.status") && !named("items.*._index")
+    }
 }
 
 fn connection(stream: TcpStream, behaviour: Behaviour, report: &Mutex<Report>) -> io::Result<()> {
@@ -91,7 +108,7 @@ fn connection(stream: TcpStream, behaviour: Behaviour, report: &Mutex<Report>) -
         }
         let length = head.length.unwrap_or(0);
         let mut body = reader.by_ref().take(length);
-        if !head.is_bulk {
+        if !head.is_bulk() {
             io::copy(&mut body, &mut io::sink())?;
             respond(&mut writer, &mut answer, |answer| answer.extend_from_slice(ROOT.as_bytes()))?;
             continue;
@@ -109,7 +126,8 @@ fn connection(stream: TcpStream, behaviour: Behaviour, report: &Mutex<Report>) -
         drop(plain);
         let items = seen.lines / 2;
         add(report, seen, now);
-        respond(&mut writer, &mut answer, |answer| put_items(answer, items))?;
+        let status_only = head.wants_status_only();
+        respond(&mut writer, &mut answer, |answer| put_items(answer, items, status_only))?;
     }
     Ok(())
 }
@@ -164,9 +182,8 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let path = line.split(' ').nth(1).unwrap_or_default();
-    let is_bulk = path.split('?').next().is_some_and(|path| path.ends_with("/_bulk"));
-    let mut head = Head { is_bulk, length: None, gzip: false, wants_continue: false };
+    let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut head = Head { target, length: None, gzip: false, wants_continue: false };
     loop {
         line.clear();
         reader.read_line(&mut line)?;
@@ -184,13 +201,18 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     Ok(Some(head))
 }
 
-fn put_items(answer: &mut Vec<u8>, items: u64) {
-    answer.extend_from_slice(br#"{"took":1,"errors":false,"items":["#);
+fn put_items(answer: &mut Vec<u8>, items: u64, status_only: bool) {
+    let (head, item): (&[u8], _) = if status_only {
+        (br#"{"errors":false,"items":["#, STATUS_ONLY)
+    } else {
+        (br#"{"took":1,"errors":false,"items":["#, ITEM)
+    };
+    answer.extend_from_slice(head);
     for index in 0..items {
         if index > 0 {
             answer.push(b',');
         }
-        answer.extend_from_slice(ITEM);
+        answer.extend_from_slice(item);
     }
     answer.extend_from_slice(b"]}");
 }
