@@ -5,13 +5,16 @@
 //! passes, it only checks that the floor and the sink agree on a small tree.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "rows are printed for people")]
 
+mod api;
 mod floor;
 mod modes;
 mod parts;
 mod process;
 mod setup;
 mod sink;
+mod tls;
 mod validators;
+mod variants;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -64,6 +67,9 @@ struct Arguments {
     /// From the start of the agent to its first request.
     #[arg(long, group = "row")]
     start: bool,
+    /// CPU of filters, forms and transports against the default.
+    #[arg(long, group = "row")]
+    variants: bool,
     /// The floor alone.
     #[arg(long, group = "row")]
     floor: bool,
@@ -107,7 +113,10 @@ fn main() -> ExitCode {
 /// `true` if the row holds.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     match arguments.role {
-        Some(Role::Sink) => sink::serve(arguments.behaviour).map(|()| true).map_err(Into::into),
+        Some(Role::Sink) => {
+            let pods = arguments.logs.as_ref().map(|logs| logs.join("pods.json"));
+            sink::serve(arguments.behaviour, pods).map(|()| true).map_err(Into::into)
+        }
         Some(Role::Floor) => run_as_floor(arguments).map(|()| true),
         None if arguments.bench => measure(arguments),
         None => check(arguments),
@@ -140,6 +149,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
             modes::latency(&shape(8, 0), time(30), (*rate).max(1), linger)
         }
         Arguments { start: true, .. } => modes::start(&shape(500, 5 << 30)),
+        Arguments { variants: true, .. } => variants::run(&shape(8, 512 << 20)),
         Arguments { floor: true, .. } => modes::floor(&whole, gzip),
         Arguments { parts: true, .. } => {
             parts::print(&whole.prepare()?, &arguments.raw).map(|()| true)

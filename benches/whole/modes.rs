@@ -46,9 +46,10 @@ impl Cores {
 
 /// The part of the agent's summary that is checked.
 #[derive(Debug, Deserialize)]
-struct Summary {
-    lines_read: u64,
+pub(crate) struct Summary {
+    pub(crate) lines_read: u64,
     lines_refused: u64,
+    pub(crate) lines_filtered: u64,
     #[serde(default)]
     bytes_unfinished: u64,
 }
@@ -64,7 +65,16 @@ impl Summary {
 }
 
 /// One run of the agent over the whole tree.
-fn run_agent(logs: &Logs, options: &AgentOptions, cores: &Cores) -> anyhow::Result<Finished> {
+pub(crate) struct AgentRun {
+    pub(crate) finished: Finished,
+    pub(crate) summary: Summary,
+}
+
+pub(crate) fn run_agent(
+    logs: &Logs,
+    options: &AgentOptions,
+    cores: &Cores,
+) -> anyhow::Result<AgentRun> {
     let files = AgentFiles::write(&logs.folder, options)?;
     let mut command = files.command(&["--once", "--deadline", "10m"])?;
     let finished = run_on(&mut command, &cores.worker).context("cannot start the agent")?;
@@ -72,7 +82,7 @@ fn run_agent(logs: &Logs, options: &AgentOptions, cores: &Cores) -> anyhow::Resu
     let summary: Summary = serde_json::from_str(finished.stdout.trim())
         .with_context(|| format!("the agent's summary is odd: {}", finished.stdout))?;
     ensure!(summary.covers(logs), "the tree has {} lines, the agent says {summary:?}", logs.lines);
-    Ok(finished)
+    Ok(AgentRun { finished, summary })
 }
 
 /// One run of the floor over the whole tree.
@@ -121,7 +131,7 @@ pub(crate) fn median_ratio(pairs: &[(f64, f64)]) -> f64 {
     median(pairs.iter().map(|(base, other)| other / base).collect())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 {
@@ -131,7 +141,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn verdict(holds: bool) -> &'static str {
+pub(crate) fn verdict(holds: bool) -> &'static str {
     if holds { "ok" } else { "MISSED" }
 }
 
@@ -146,7 +156,7 @@ pub(crate) fn whole(shape: &Shape, gzip: bool) -> anyhow::Result<bool> {
     let (mut floors, mut agents) = (Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         floors.push(run_floor(&logs, &sink, gzip, validator, &cores)?);
-        agents.push(run_agent(&logs, &options, &cores)?);
+        agents.push(run_agent(&logs, &options, &cores)?.finished);
     }
     let size = gib(logs.bytes);
     let per_gib = |run: &Finished| run.cpu.as_secs_f64() / size;
@@ -229,7 +239,7 @@ pub(crate) fn threads(shape: &Shape, gzip: bool) -> anyhow::Result<bool> {
             let mut options = AgentOptions::new(format!("http://{}", sink.address));
             options.gzip = gzip;
             options.threads = threads;
-            walls.push(run_agent(&logs, &options, cores)?.wall.as_secs_f64());
+            walls.push(run_agent(&logs, &options, cores)?.finished.wall.as_secs_f64());
         }
     }
     let (one, two) = (median(walls_one), median(walls_two));

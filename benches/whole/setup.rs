@@ -1,13 +1,14 @@
 //! What a measurement needs on disk: trees of logs, kept from run to run, and the agent's files.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use flate2::read::GzDecoder;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use splashdam::demo::tree::{Captures, Numbering, Options, Rotated, Tree};
 
 use crate::sink::now_ns;
@@ -139,6 +140,13 @@ pub(crate) struct AgentOptions {
     pub(crate) linger: String,
     pub(crate) telemetry_port: Option<u16>,
     pub(crate) budget: String,
+    pub(crate) multiline: &'static str,
+    pub(crate) document: &'static str,
+    pub(crate) filters: Vec<Value>,
+    /// The authority to trust, where the output speaks TLS.
+    pub(crate) ca: Option<PathBuf>,
+    /// An API server to take pods from, in place of the tree's file.
+    pub(crate) api: Option<SocketAddr>,
 }
 
 impl AgentOptions {
@@ -150,6 +158,11 @@ impl AgentOptions {
             linger: "1s".to_owned(),
             telemetry_port: None,
             budget: "64MiB".to_owned(),
+            multiline: "java",
+            document: "fluentd",
+            filters: Vec::new(),
+            ca: None,
+            api: None,
         }
     }
 }
@@ -169,26 +182,43 @@ impl AgentFiles {
             Some(port) => format!("127.0.0.1:{port}"),
             None => "none".to_owned(),
         };
+        let kubernetes = match options.api {
+            Some(_) => json!({"source": "api"}),
+            None => json!({"source": "file", "file": logs.join("pods.json")}),
+        };
         let agent = json!({
+            "node_name": "node-a",
             "logs": {"root": logs.join("pods")},
             "state": {"dir": folder.path().join("state")},
             "memory": {"budget": options.budget},
             "threads": options.threads,
-            "kubernetes": {"source": "file", "file": logs.join("pods.json")},
+            "kubernetes": kubernetes,
             "telemetry": {"listen": listen},
             "pipelines": pipelines,
         });
-        let pipeline = json!({
+        let mut output = json!({
+            "hosts": [options.output],
+            "index": "fluentd",
+            "document": options.document,
+            "compression": if options.gzip { "gzip" } else { "none" },
+            "batch": {"size": "4MiB", "linger": options.linger},
+        });
+        if let Some(ca) = &options.ca {
+            output["tls"] = json!({"ca": ca});
+        }
+        let mut pipeline = json!({
             "pipeline": "bench",
             "select": [{"select": {"labels": {"type": "flink-*"}}}],
-            "parse": {"json": {"time": "@timestamp"}, "multiline": "java"},
-            "output": {"elasticsearch": {
-                "hosts": [options.output],
-                "index": "fluentd",
-                "compression": if options.gzip { "gzip" } else { "none" },
-                "batch": {"size": "4MiB", "linger": options.linger},
-            }},
+            "parse": {"json": {"time": "@timestamp"}, "multiline": options.multiline},
+            "output": {"elasticsearch": output},
         });
+        if !options.filters.is_empty() {
+            pipeline["filters"] = json!(options.filters);
+        }
+        if let Some(api) = options.api {
+            let config = kubeconfig(api).to_string();
+            std::fs::write(folder.path().join("kubeconfig"), config)?;
+        }
         std::fs::write(folder.path().join("agent.yaml"), agent.to_string())?;
         std::fs::write(pipelines.join("bench.yaml"), pipeline.to_string())?;
         Ok(Self { folder })
@@ -200,6 +230,7 @@ impl AgentFiles {
         let mut command = Command::new(AGENT);
         command.arg("run").arg("--config").arg(self.folder.path().join("agent.yaml"));
         command.args(arguments).stderr(Stdio::from(log));
+        command.env("KUBECONFIG", self.folder.path().join("kubeconfig"));
         Ok(command)
     }
 
@@ -209,6 +240,18 @@ impl AgentFiles {
         let lines: Vec<_> = log.lines().rev().take(8).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
+}
+
+/// How to reach the API server at `address`, without credentials.
+fn kubeconfig(address: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "bench", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "bench", "user": {}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        "current-context": "bench",
+    })
 }
 
 /// The content of captures as they are, for comparisons that need lines in memory.

@@ -6,14 +6,17 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls::{ServerConfig, StreamOwned};
 
 use crate::process::spawn_on;
+use crate::{api, tls};
 
 /// What the sink does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -22,6 +25,8 @@ pub(crate) enum Behaviour {
     Count,
     /// Also measures how old each document is that carries `log_seq`.
     Stamp,
+    /// Counts and answers, over TLS.
+    Tls,
     /// Takes connections and never answers.
     Hang,
 }
@@ -44,28 +49,37 @@ const STATUS_ONLY: &[u8] = br#"{"create":{"status":201}}"#;
 const ITEM: &[u8] = br#"{"create":{"_index":"fluentd","status":201}}"#;
 const ROOT: &str = r#"{"name":"sink","cluster_name":"sink","version":{"number":"8.19.0","build_flavor":"default"},"tagline":"You Know, for Search"}"#;
 
-/// Runs the sink until standard input ends.
-pub(crate) fn serve(behaviour: Behaviour) -> io::Result<()> {
+/// Runs the sink until standard input ends. With `pods`, a list, it is the API server too.
+pub(crate) fn serve(behaviour: Behaviour, pods: Option<PathBuf>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut out = io::stdout();
     writeln!(out, "{}", listener.local_addr()?.port())?;
     out.flush()?;
-    let report = Arc::new(Mutex::new(Report::default()));
-    let shared = Arc::clone(&report);
+    let tls = if behaviour == Behaviour::Tls { Some(tls::server()?) } else { None };
+    let server = Arc::new(Server { behaviour, pods, tls, report: Mutex::default() });
+    let accepting = Arc::clone(&server);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let shared = Arc::clone(&shared);
+            let server = Arc::clone(&accepting);
             // A connection that breaks is the client's to notice.
-            std::thread::spawn(move || drop(connection(stream, behaviour, &shared)));
+            std::thread::spawn(move || drop(server.accept(stream)));
         }
     });
     for _ in io::stdin().lines() {
-        let mut now = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut now = server.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         now.ages_us.sort_unstable();
         writeln!(out, "{}", serde_json::to_string(&now)?)?;
         out.flush()?;
     }
     Ok(())
+}
+
+/// What connections have in common.
+struct Server {
+    behaviour: Behaviour,
+    pods: Option<PathBuf>,
+    tls: Option<Arc<ServerConfig>>,
+    report: Mutex<Report>,
 }
 
 /// The head of a request, as far as it matters.
@@ -91,54 +105,69 @@ impl Head {
     }
 }
 
-fn connection(stream: TcpStream, behaviour: Behaviour, report: &Mutex<Report>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::with_capacity(256 * 1024, stream);
-    let mut answer = Vec::new();
-    let mut document = Vec::new();
-    while let Some(head) = read_head(&mut reader)? {
-        let now = now_ns();
-        if behaviour == Behaviour::Hang {
-            io::copy(&mut reader, &mut io::sink())?;
-            return Ok(());
+impl Server {
+    fn accept(&self, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.connection(stream),
+            Some(tls) => self.connection(StreamOwned::new(tls::connection(tls)?, stream)),
         }
-        if head.wants_continue {
-            writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-        }
-        let length = head.length.unwrap_or(0);
-        let mut body = reader.by_ref().take(length);
-        if !head.is_bulk() {
-            io::copy(&mut body, &mut io::sink())?;
-            respond(&mut writer, &mut answer, |answer| answer.extend_from_slice(ROOT.as_bytes()))?;
-            continue;
-        }
-        let mut seen = Report { requests: 1, wire_bytes: length, ..Report::default() };
-        let mut plain: Box<dyn Read> =
-            if head.gzip { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
-        if behaviour == Behaviour::Stamp {
-            document.clear();
-            plain.read_to_end(&mut document)?;
-            stamp(&document, now_ns(), &mut seen);
-        } else {
-            seen.lines = count_lines(&mut plain)?;
-        }
-        drop(plain);
-        let items = seen.lines / 2;
-        add(report, seen, now);
-        let status_only = head.wants_status_only();
-        respond(&mut writer, &mut answer, |answer| put_items(answer, items, status_only))?;
     }
-    Ok(())
-}
 
-fn add(report: &Mutex<Report>, seen: Report, now: u64) {
-    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-    report.requests += seen.requests;
-    report.lines += seen.lines;
-    report.wire_bytes += seen.wire_bytes;
-    report.first_ns.get_or_insert(now);
-    report.ages_us.extend(seen.ages_us);
+    fn connection(&self, stream: impl Read + Write) -> io::Result<()> {
+        let mut stream = BufReader::with_capacity(256 * 1024, stream);
+        let mut answer = Vec::new();
+        let mut document = Vec::new();
+        while let Some(head) = read_head(&mut stream)? {
+            let now = now_ns();
+            if self.behaviour == Behaviour::Hang {
+                io::copy(&mut stream, &mut io::sink())?;
+                return Ok(());
+            }
+            if let Some(pods) = &self.pods
+                && api::is_for_pods(&head.target)
+            {
+                api::answer(stream.get_mut(), &head.target, pods)?;
+                continue;
+            }
+            if head.wants_continue {
+                stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            let length = head.length.unwrap_or(0);
+            let mut body = stream.by_ref().take(length);
+            answer.clear();
+            if !head.is_bulk() {
+                io::copy(&mut body, &mut io::sink())?;
+                answer.extend_from_slice(ROOT.as_bytes());
+                respond(stream.get_mut(), &answer)?;
+                continue;
+            }
+            let mut seen = Report { requests: 1, wire_bytes: length, ..Report::default() };
+            let mut plain: Box<dyn Read> =
+                if head.gzip { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
+            if self.behaviour == Behaviour::Stamp {
+                document.clear();
+                plain.read_to_end(&mut document)?;
+                stamp(&document, now_ns(), &mut seen);
+            } else {
+                seen.lines = count_lines(&mut plain)?;
+            }
+            drop(plain);
+            put_items(&mut answer, seen.lines / 2, head.wants_status_only());
+            self.add(seen, now);
+            respond(stream.get_mut(), &answer)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, seen: Report, now: u64) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.requests += seen.requests;
+        report.lines += seen.lines;
+        report.wire_bytes += seen.wire_bytes;
+        report.first_ns.get_or_insert(now);
+        report.ages_us.extend(seen.ages_us);
+    }
 }
 
 fn count_lines(body: &mut dyn Read) -> io::Result<u64> {
@@ -217,20 +246,15 @@ fn put_items(answer: &mut Vec<u8>, items: u64, status_only: bool) {
     answer.extend_from_slice(b"]}");
 }
 
-fn respond(
-    writer: &mut TcpStream,
-    answer: &mut Vec<u8>,
-    put: impl FnOnce(&mut Vec<u8>),
-) -> io::Result<()> {
-    answer.clear();
-    put(answer);
-    let head = format!(
+fn respond(stream: &mut impl Write, answer: &[u8]) -> io::Result<()> {
+    write!(
+        stream,
         "HTTP/1.1 200 OK\r\nX-elastic-product: Elasticsearch\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         answer.len()
-    );
-    writer.write_all(head.as_bytes())?;
-    writer.write_all(answer)
+    )?;
+    stream.write_all(answer)?;
+    stream.flush()
 }
 
 pub(crate) fn now_ns() -> u64 {
@@ -249,10 +273,22 @@ pub(crate) struct Sink {
 impl Sink {
     /// Starts this program again as a sink on `cores`.
     pub(crate) fn start(behaviour: Behaviour, cores: &[usize]) -> io::Result<Self> {
+        Self::start_with(behaviour, cores, None)
+    }
+
+    /// The same; it also tells who asks the pods of the tree in `logs`.
+    pub(crate) fn start_with(
+        behaviour: Behaviour,
+        cores: &[usize],
+        logs: Option<&Path>,
+    ) -> io::Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&behaviour);
         let name = name.ok_or_else(|| io::Error::other("a hidden behaviour"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--role", "sink", "--behaviour", name.get_name()]);
+        if let Some(logs) = logs {
+            command.arg("--logs").arg(logs);
+        }
         let mut child = spawn_on(command.stdin(Stdio::piped()).stdout(Stdio::piped()), cores)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the sink has no pipes"));
