@@ -6,10 +6,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "rows are printed for people")]
 
 mod api;
+mod fair;
 mod floor;
 mod modes;
 mod parts;
 mod process;
+mod progress;
 mod setup;
 mod sink;
 mod tls;
@@ -70,6 +72,9 @@ struct Arguments {
     /// CPU of filters, forms and transports against the default.
     #[arg(long, group = "row")]
     variants: bool,
+    /// How evenly a backlog of many streams is shipped.
+    #[arg(long, group = "row")]
+    fair: bool,
     /// The floor alone.
     #[arg(long, group = "row")]
     floor: bool,
@@ -150,6 +155,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
         }
         Arguments { start: true, .. } => modes::start(&shape(500, 5 << 30)),
         Arguments { variants: true, .. } => variants::run(&shape(8, 512 << 20)),
+        Arguments { fair: true, .. } => fair::run(&shape(500, 1 << 30)),
         Arguments { floor: true, .. } => modes::floor(&whole, gzip),
         Arguments { parts: true, .. } => {
             parts::print(&whole.prepare()?, &arguments.raw).map(|()| true)

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::{ServerConfig, StreamOwned};
 
 use crate::process::spawn_on;
+use crate::progress::{self, Progress, Run};
 use crate::{api, tls};
 
 /// What the sink does with a request.
@@ -27,6 +28,8 @@ pub(crate) enum Behaviour {
     Stamp,
     /// Counts and answers, over TLS.
     Tls,
+    /// Also notes how far it has got with each stream.
+    Follow,
     /// Takes connections and never answers.
     Hang,
 }
@@ -42,6 +45,7 @@ pub(crate) struct Report {
     pub(crate) first_ns: Option<u64>,
     /// From `time` of a document until its request was there whole, microseconds, sorted.
     pub(crate) ages_us: Vec<u64>,
+    pub(crate) progress: Progress,
 }
 
 /// An item of a document that was created: as asked for by `filter_path`, or with more.
@@ -117,7 +121,7 @@ impl Server {
     fn connection(&self, stream: impl Read + Write) -> io::Result<()> {
         let mut stream = BufReader::with_capacity(256 * 1024, stream);
         let mut answer = Vec::new();
-        let mut document = Vec::new();
+        let mut plain_body = Vec::new();
         while let Some(head) = read_head(&mut stream)? {
             let now = now_ns();
             if self.behaviour == Behaviour::Hang {
@@ -145,28 +149,37 @@ impl Server {
             let mut seen = Report { requests: 1, wire_bytes: length, ..Report::default() };
             let mut plain: Box<dyn Read> =
                 if head.gzip { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
-            if self.behaviour == Behaviour::Stamp {
-                document.clear();
-                plain.read_to_end(&mut document)?;
-                stamp(&document, now_ns(), &mut seen);
-            } else {
-                seen.lines = count_lines(&mut plain)?;
+            let mut runs = Vec::new();
+            match self.behaviour {
+                Behaviour::Stamp => {
+                    plain_body.clear();
+                    plain.read_to_end(&mut plain_body)?;
+                    stamp(&plain_body, now_ns(), &mut seen);
+                }
+                Behaviour::Follow => {
+                    plain_body.clear();
+                    plain.read_to_end(&mut plain_body)?;
+                    seen.lines = memchr::memchr_iter(b'\n', &plain_body).count() as u64;
+                    runs = progress::runs(&plain_body);
+                }
+                _ => seen.lines = count_lines(&mut plain)?,
             }
             drop(plain);
             put_items(&mut answer, seen.lines / 2, head.wants_status_only());
-            self.add(seen, now);
+            self.add(seen, runs, now);
             respond(stream.get_mut(), &answer)?;
         }
         Ok(())
     }
 
-    fn add(&self, seen: Report, now: u64) {
+    fn add(&self, seen: Report, runs: Vec<Run>, now: u64) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.requests += seen.requests;
         report.lines += seen.lines;
         report.wire_bytes += seen.wire_bytes;
         report.first_ns.get_or_insert(now);
         report.ages_us.extend(seen.ages_us);
+        report.progress.add(runs);
     }
 }
 
