@@ -7,6 +7,7 @@
 
 mod api;
 mod fair;
+mod flat;
 mod floor;
 mod modes;
 mod parts;
@@ -75,6 +76,9 @@ struct Arguments {
     /// How evenly a backlog of many streams is shipped.
     #[arg(long, group = "row")]
     fair: bool,
+    /// Memory of the agent while files are written and rotated for long.
+    #[arg(long, group = "row")]
+    flat: bool,
     /// The floor alone.
     #[arg(long, group = "row")]
     floor: bool,
@@ -156,6 +160,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
         Arguments { start: true, .. } => modes::start(&shape(500, 5 << 30)),
         Arguments { variants: true, .. } => variants::run(&shape(8, 512 << 20)),
         Arguments { fair: true, .. } => fair::run(&shape(500, 1 << 30)),
+        Arguments { flat: true, .. } => flat::run(&shape(50, 8 << 30)),
         Arguments { floor: true, .. } => modes::floor(&whole, gzip),
         Arguments { parts: true, .. } => {
             parts::print(&whole.prepare()?, &arguments.raw).map(|()| true)

@@ -253,11 +253,11 @@ pub(crate) fn threads(shape: &Shape, gzip: bool) -> anyhow::Result<bool> {
     Ok(speed_up >= SPEED_UP_MIN)
 }
 
-fn free_port() -> std::io::Result<u16> {
+pub(crate) fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn scrape(port: u16) -> std::io::Result<String> {
+pub(crate) fn scrape(port: u16) -> std::io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;

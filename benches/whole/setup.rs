@@ -100,6 +100,12 @@ pub(crate) fn cache() -> PathBuf {
     std::env::temp_dir().join("splashdam-bench")
 }
 
+/// A folder there for a tree that is not kept; gone on drop.
+pub(crate) fn passing_folder() -> io::Result<tempfile::TempDir> {
+    std::fs::create_dir_all(cache())?;
+    tempfile::tempdir_in(cache())
+}
+
 pub(crate) fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
