@@ -15,6 +15,7 @@ mod process;
 mod progress;
 mod setup;
 mod sink;
+mod start;
 mod tls;
 mod validators;
 mod variants;
@@ -67,7 +68,7 @@ struct Arguments {
     /// From a line written to its request received.
     #[arg(long, group = "row")]
     latency: bool,
-    /// From the start of the agent to its first request.
+    /// From the start of the agent to its first request, without a checkpoint and with one.
     #[arg(long, group = "row")]
     start: bool,
     /// CPU of filters, forms and transports against the default.
@@ -157,7 +158,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
             let linger = Duration::from_millis(*linger_ms);
             modes::latency(&shape(8, 0), time(30), (*rate).max(1), linger)
         }
-        Arguments { start: true, .. } => modes::start(&shape(500, 5 << 30)),
+        Arguments { start: true, .. } => start::run(&shape(500, 5 << 30)),
         Arguments { variants: true, .. } => variants::run(&shape(8, 512 << 20)),
         Arguments { fair: true, .. } => fair::run(&shape(500, 1 << 30)),
         Arguments { flat: true, .. } => flat::run(&shape(50, 8 << 30)),

@@ -22,7 +22,6 @@ const MEMORY_OVER_BUDGET_MAX: u64 = 32 << 20;
 const BUDGET: u64 = 64 << 20;
 const IDLE_SHARE_MAX: f64 = 0.002;
 const LATENCY_OVER_LINGER_MAX: Duration = Duration::from_millis(50);
-const START_MAX: Duration = Duration::from_secs(1);
 
 /// How often two things that are compared take turns.
 pub(crate) const PAIRS: usize = 3;
@@ -64,24 +63,31 @@ impl Summary {
     }
 }
 
-/// One run of the agent over the whole tree.
+/// One run of the agent to its end.
 pub(crate) struct AgentRun {
     pub(crate) finished: Finished,
     pub(crate) summary: Summary,
 }
 
+/// Runs the agent over the whole tree, with a state that knows nothing.
 pub(crate) fn run_agent(
     logs: &Logs,
     options: &AgentOptions,
     cores: &Cores,
 ) -> anyhow::Result<AgentRun> {
-    let files = AgentFiles::write(&logs.folder, options)?;
+    let run = run_once(&AgentFiles::write(&logs.folder, options)?, cores)?;
+    let summary = &run.summary;
+    ensure!(summary.covers(logs), "the tree has {} lines, the agent says {summary:?}", logs.lines);
+    Ok(run)
+}
+
+/// Runs the agent on what its state leaves to do.
+pub(crate) fn run_once(files: &AgentFiles, cores: &Cores) -> anyhow::Result<AgentRun> {
     let mut command = files.command(&["--once", "--deadline", "10m"])?;
     let finished = run_on(&mut command, &cores.worker).context("cannot start the agent")?;
     ensure!(finished.success, "the agent failed:\n{}", files.log());
     let summary: Summary = serde_json::from_str(finished.stdout.trim())
         .with_context(|| format!("the agent's summary is odd: {}", finished.stdout))?;
-    ensure!(summary.covers(logs), "the tree has {} lines, the agent says {summary:?}", logs.lines);
     Ok(AgentRun { finished, summary })
 }
 
@@ -413,36 +419,4 @@ fn write_paced(tree: &mut Tree, time: Duration, lines_per_second: u64) -> anyhow
         }
     }
     Ok(())
-}
-
-/// From the start of the process to its first bulk request, with a backlog. Three times; median.
-pub(crate) fn start(shape: &Shape) -> anyhow::Result<bool> {
-    let logs = shape.prepare()?;
-    let cores = Cores::split(1)?;
-    let mut times = Vec::new();
-    for _ in 0..3 {
-        let mut sink = Sink::start(Behaviour::Count, &cores.other)?;
-        let options = AgentOptions::new(format!("http://{}", sink.address));
-        let files = AgentFiles::write(&logs.folder, &options)?;
-        let begun = now_ns();
-        let agent = Running::start(&mut files.command(&[])?, &cores.worker)?;
-        let first = loop {
-            if let Some(first) = sink.report()?.first_ns {
-                break first;
-            }
-            ensure!(!agent.has_ended()?, "the agent ended by itself:\n{}", files.log());
-            ensure!(agent.started.elapsed() < Duration::from_secs(60), "no request in a minute");
-            wait(Duration::from_millis(10));
-        };
-        times.push(Duration::from_nanos(first.saturating_sub(begun)).as_secs_f64());
-    }
-    let time = median(times);
-    println!(
-        "start, {} streams, {:.2} GiB: first bulk request after {time:.3} s (must <= {} s: {})",
-        shape.streams,
-        gib(logs.bytes),
-        START_MAX.as_secs(),
-        verdict(time <= START_MAX.as_secs_f64())
-    );
-    Ok(time <= START_MAX.as_secs_f64())
 }

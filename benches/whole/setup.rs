@@ -230,6 +230,11 @@ impl AgentFiles {
         Ok(Self { folder })
     }
 
+    /// Makes the state that `other`'s agent left the one that this agent begins with.
+    pub(crate) fn copy_state(&self, other: &Self) -> io::Result<()> {
+        copy_files(&other.folder.path().join("state"), &self.folder.path().join("state"))
+    }
+
     /// The agent on these files; its own log goes to a file beside them.
     pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
         let log = std::fs::File::create(self.folder.path().join("agent.log"))?;
@@ -246,6 +251,21 @@ impl AgentFiles {
         let lines: Vec<_> = log.lines().rev().take(8).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Copies a folder with all beneath it.
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_files(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// How to reach the API server at `address`, without credentials.
