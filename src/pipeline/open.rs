@@ -23,8 +23,8 @@ const STEP_BYTES: usize = 256 * 1024;
 /// How much text is staged before it is compressed: what stays in the second-level cache.
 const STAGING_BYTES: usize = 128 * 1024;
 
-/// How many buffers of sent bodies are kept to be written again.
-const SPARES_MAX: usize = 2;
+/// How many buffers of sent bodies are kept to be written again: as many as may be on their way.
+const SPARES_MAX: usize = super::outlet::IN_FLIGHT_MAX;
 
 /// Buffers of bodies that were sent. A fresh one of megabytes costs the kernel a page fault for
 /// each of its pages; one that was written before costs nothing.

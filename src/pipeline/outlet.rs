@@ -163,9 +163,9 @@ impl Outlet {
         !self.dead && self.in_flight.len() < IN_FLIGHT_MAX
     }
 
-    /// Whether the output has forgotten batches and is not back yet.
-    pub fn is_dead(&self) -> bool {
-        self.dead
+    /// Whether no line can be taken until an outcome comes, or until the output is back.
+    pub fn takes_nothing(&self) -> bool {
+        self.dead || self.batch.is_full() && !self.may_send()
     }
 
     /// The output takes batches again.

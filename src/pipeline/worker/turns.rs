@@ -14,7 +14,8 @@ impl Worker {
     /// Lets a reader take one chunk.
     pub(super) fn turn(&mut self, key: ReaderKey) {
         let (stream_key, pipeline) = key;
-        if self.outlets[pipeline].is_dead() {
+        if self.outlets[pipeline].takes_nothing() {
+            // Without so much as a read: it would be for nothing.
             self.hand_on_decoders();
             return self.parked.push(key);
         }
@@ -187,9 +188,12 @@ impl Worker {
         self.streams.get_mut(&key.0)?.places[key.1].reading()
     }
 
-    /// Queues everybody who waited for an outcome.
+    /// Queues everybody who waited for an outcome, before those whose turn was still to come: who
+    /// is put behind them each time gets nothing while the output is slower than reading.
     pub(super) fn unpark(&mut self) {
-        self.ready.extend(self.parked.drain(..));
+        for key in self.parked.drain(..).rev() {
+            self.ready.push_front(key);
+        }
     }
 
     /// Queues everybody who was to look again by now.
