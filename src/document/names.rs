@@ -3,7 +3,8 @@
 //! Owns the list of Elasticsearch's metadata fields and the rule by which a name gives way: its
 //! first dotted segment is one of the agent's, or it says what the agent says in `log`. `log` as
 //! a whole belongs to the application (ECS has `log.level` and `log.logger` there), so that only
-//! single names in it are the agent's. Guarantees one table look-up for nearly every name.
+//! single names in it are the agent's. Guarantees one table look-up for
+//! nearly every name, and a comparison or two for the rest.
 //! Expects names without escapes but for those that no name of the agent could have.
 
 use super::stamp::TIME_FIELDS;
@@ -53,8 +54,10 @@ pub(super) enum Place {
 /// The names of one form of document and one pipeline.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// By the first two bytes: whether a name may mean anything.
-    starts: [bool; 256],
+    /// By the first two bytes: where in `rules` those begin that a name may fall under; their
+    /// number where there are none.
+    starts: [u8; 256],
+    rules: Box<[Rule]>,
     agent: &'static [&'static str],
     /// The agent's members of `log`.
     log: &'static [&'static str],
@@ -71,18 +74,28 @@ impl Names {
             DocumentForm::Fluentd => &["offset", "original_length", "truncated"],
             DocumentForm::Ecs => &["file", "offset", "original_length", "truncated"],
         };
-        let mut starts = [false; 256];
-        let known = agent.iter().chain(&METADATA_FIELDS).chain(&TIME_FIELDS).chain(&["log"]);
-        for name in known.copied().chain(json_time) {
-            starts[start(name.as_bytes())] = true;
+        let all = |names: &[&str]| names.iter().map(|name| Rule::segment(name)).collect::<Vec<_>>();
+        let mut rules: Vec<Rule> = [all(agent), all(&METADATA_FIELDS)].concat();
+        rules.push(Rule::segment("@timestamp"));
+        rules.extend(TIME_FIELDS.iter().chain(&["log"]).map(|name| Rule::whole(name)));
+        rules.extend(log.iter().map(|name| Rule::segment(&format!("log.{name}"))));
+        rules.extend(json_time.map(Rule::whole));
+        rules.sort_by_key(|rule| start(&rule.text));
+        let none = u8::try_from(rules.len()).expect("a few dozen names");
+        let mut starts = [none; 256];
+        for (i, rule) in (0..none).zip(&rules).rev() {
+            starts[start(&rule.text)] = i;
         }
-        Self { starts, agent, log, json_time: json_time.map(|name| name.as_bytes().into()) }
+        let json_time = json_time.map(|name| name.as_bytes().into());
+        Self { starts, rules: rules.into(), agent, log, json_time }
     }
 
     /// Whether a name may be more than the application's own affair.
     #[inline(always)]
     pub(super) fn may_matter(&self, name: &[u8]) -> bool {
-        self.starts[start(name)]
+        let start = start(name);
+        let rules = self.rules.get(usize::from(self.starts[start])..).unwrap_or_default();
+        !rules.is_empty() && falls_under(name, start, rules)
     }
 
     pub(super) fn place(&self, name: &[u8]) -> Place {
@@ -96,7 +109,7 @@ impl Names {
             (b"log", None) => Place::Log,
             (b"log", Some(rest)) if self.is_in_log(rest) => Place::Moves,
             (b"log", Some(_)) => Place::Stays,
-            _ if is_one_of(self.agent, first) || is_one_of(&METADATA_FIELDS, first) => Place::Moves,
+            _ if is_one_of(self.agent, first) || is_metadata(first) => Place::Moves,
             _ => Place::Stays,
         }
     }
@@ -114,6 +127,37 @@ impl Names {
         }
         TIME_FIELDS.iter().position(|field| field.as_bytes() == name).map(|rank| rank + 1)
     }
+}
+
+/// A name that means something.
+#[derive(Debug, Clone)]
+struct Rule {
+    text: Box<[u8]>,
+    /// Names mean the same that go on with a dot.
+    with_rest: bool,
+}
+
+impl Rule {
+    fn segment(name: &str) -> Self {
+        Self { text: name.as_bytes().into(), with_rest: true }
+    }
+
+    fn whole(name: &str) -> Self {
+        Self { text: name.as_bytes().into(), with_rest: false }
+    }
+}
+
+/// Whether one of the first `rules`, those that begin as `start` says, is for `name`.
+fn falls_under(name: &[u8], start_of_name: usize, rules: &[Rule]) -> bool {
+    (rules.iter())
+        .take_while(|rule| start(&rule.text) == start_of_name)
+        .filter_map(|rule| Some((rule, name.strip_prefix(&*rule.text)?)))
+        .any(|(rule, rest)| rest.is_empty() || rule.with_rest && rest.first() == Some(&b'.'))
+}
+
+/// All of Elasticsearch's begin alike, and hardly any of an application's do.
+fn is_metadata(name: &[u8]) -> bool {
+    name.first() == Some(&b'_') && is_one_of(&METADATA_FIELDS, name)
 }
 
 fn is_one_of(names: &[&str], name: &[u8]) -> bool {

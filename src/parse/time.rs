@@ -32,8 +32,11 @@ pub struct Civil {
 /// A date-time at the beginning of some bytes, and in what it differs from RFC 3339.
 #[derive(Debug, Clone, Copy)]
 struct Scanned {
-    /// Since the epoch, UTC.
-    seconds: i64,
+    year: i64,
+    month: i64,
+    day: i64,
+    /// Of the day, in the zone's time.
+    second: i64,
     nanos: i64,
     /// Bytes that it took.
     length: usize,
@@ -45,8 +48,11 @@ struct Scanned {
 }
 
 impl Scanned {
+    /// Since the epoch, UTC.
     fn ns(&self) -> Option<i64> {
-        let ns = i128::from(self.seconds) * i128::from(NANOS) + i128::from(self.nanos);
+        let days = days_from_civil(self.year, self.month, self.day);
+        let seconds = days * DAY_SECONDS + self.second - self.offset_seconds;
+        let ns = i128::from(seconds) * i128::from(NANOS) + i128::from(self.nanos);
         i64::try_from(ns).ok()
     }
 }
@@ -128,10 +134,11 @@ fn scan(bytes: &[u8]) -> Option<Scanned> {
     }
     let zone = zone(&bytes[length..])?;
     length += zone.length;
-    let days = days_from_civil(year, month, day);
-    let local = days * DAY_SECONDS + hour * 3600 + minute * 60 + second;
     Some(Scanned {
-        seconds: local - zone.offset_seconds,
+        year,
+        month,
+        day,
+        second: hour * 3600 + minute * 60 + second,
         nanos,
         length,
         plain: plain && zone.plain,
