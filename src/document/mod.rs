@@ -9,6 +9,7 @@
 //! and what filters make of the document is decided elsewhere.
 
 pub mod escape;
+pub mod fields;
 pub mod id;
 mod names;
 mod rewrite;

@@ -16,13 +16,14 @@
 
 use std::ops::Range;
 
+use super::fields::{Fields, Members};
 use super::id::{self, IdHash};
 use super::names::{Names, Place};
 use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::json::{self, Kind, Member, Scan, ValueType};
-use crate::parse::walk::Members;
+use crate::parse::walk;
 use crate::parse::{Lane, time};
 use crate::pipeline::batch::Framing;
 
@@ -56,12 +57,19 @@ pub struct Template {
     framing: Framing,
     /// The date-named index's pattern, escaped.
     index: Option<String>,
-    /// Members of a line without a job's id, up to and with `stream`, by lane.
+    /// Members of a line without a job's id, up to and with `stream` and [`Self::usual_tag`], by
+    /// lane.
     common: [Vec<u8>; 2],
     /// The same with one: up to the id, and from behind it, by lane.
     before_job: Vec<u8>,
     after_job: [Vec<u8>; 2],
+    /// What those end with: the tag that nearly every line has, up to the time's value; empty where
+    /// the form has neither.
+    usual_tag: &'static [u8],
 }
+
+/// The tag of a complete line in the fluentd form.
+const USUAL_TAG: &[u8] = b",\"logtag\":\"F\",\"time\":\"";
 
 /// What differs from line to line beside the content.
 #[derive(Debug, Clone, Copy)]
@@ -142,7 +150,11 @@ impl Template {
             members => [b"\"flink\":{", members, b"}"].concat(),
         };
         let job = joined(&[flink, b"\"job\":{\"id\":\""]);
-        let lanes = [Lane::Stdout, Lane::Stderr].map(stream_member);
+        let usual_tag = match form {
+            DocumentForm::Fluentd => USUAL_TAG,
+            DocumentForm::Ecs => b"",
+        };
+        let lanes = Lane::BOTH.map(|lane| [&*stream_member(lane), usual_tag].concat());
         Self {
             names: Names::new(form, agent_names, json_time),
             form,
@@ -154,6 +166,7 @@ impl Template {
             common: [0, 1].map(|lane: usize| joined(&[head, &flink_object, &lanes[lane]])),
             before_job: joined(&[head, &[b"\"flink\":{", &*job].concat()]),
             after_job: [0, 1].map(|lane: usize| [b"\"}},", &*lanes[lane]].concat()),
+            usual_tag,
         }
     }
 
@@ -190,6 +203,21 @@ impl Template {
         let end = body.len();
         body.push(b'\n');
         Appended { start, document: document..end, kind }
+    }
+
+    /// What is known of the fields of the document that was just `appended` for `line`.
+    pub fn fields<'a>(
+        &'a self,
+        appended: &Appended,
+        line: &'a [u8],
+        scratch: &'a Scratch,
+    ) -> Fields<'a> {
+        let members = match appended.kind {
+            Some(Kind::Object) => Members::OfLine(line, &scratch.scan.members),
+            Some(Kind::Unusual) => Members::Unknown,
+            Some(Kind::Text(_)) | None => Members::OfText,
+        };
+        Fields { names: &self.names, members }
     }
 
     fn write_action(&self, facts: &LineFacts<'_>, cache: &mut IndexCache, body: &mut Vec<u8>) {
@@ -272,7 +300,7 @@ impl Template {
     fn log_stays(&self, line: &[u8], member: Member) -> bool {
         let object = line.get(member.value()).unwrap_or_default();
         member.value_type == ValueType::Object
-            && !Members::new(object).any(|(name, _)| self.names.is_in_log(name))
+            && !walk::Members::new(object).any(|(name, _)| self.names.is_in_log(name))
     }
 
     /// The opening brace and the agent's members.
@@ -296,10 +324,17 @@ impl Template {
             }
             None => body.extend_from_slice(&self.common[lane]),
         }
-        if self.form == DocumentForm::Fluentd {
-            write_runtime(facts, body);
+        match self.form {
+            DocumentForm::Fluentd => {
+                if facts.tag != b"F" {
+                    body.truncate(body.len() - self.usual_tag.len());
+                    write_unusual_tag(facts.tag, body);
+                }
+                body.extend_from_slice(facts.time);
+                body.extend_from_slice(b"\",\"log.offset\":");
+            }
+            DocumentForm::Ecs => body.extend_from_slice(b",\"log.offset\":"),
         }
-        body.extend_from_slice(b",\"log.offset\":");
         write_number(facts.start, body);
         if let Some(length) = facts.original_length {
             body.extend_from_slice(b",\"log.truncated\":true,\"log.original_length\":");
@@ -355,20 +390,15 @@ fn write_stamp(stamp: &Stamp, facts: &LineFacts<'_>, line: &[u8], body: &mut Vec
     body.push(b',');
 }
 
-/// What the fluentd form keeps of the runtime's record.
-#[inline(always)]
-fn write_runtime(facts: &LineFacts<'_>, body: &mut Vec<u8>) {
-    match facts.tag {
-        b"F" => body.extend_from_slice(b",\"logtag\":\"F\",\"time\":\""),
-        b"" => body.extend_from_slice(b",\"time\":\""),
-        tag => {
-            body.extend_from_slice(b",\"logtag\":\"");
-            escape::write(tag, body);
-            body.extend_from_slice(b"\",\"time\":\"");
-        }
+/// What stands in place of [`USUAL_TAG`].
+#[cold]
+fn write_unusual_tag(tag: &[u8], body: &mut Vec<u8>) {
+    if !tag.is_empty() {
+        body.extend_from_slice(b",\"logtag\":\"");
+        escape::write(tag, body);
+        body.push(b'"');
     }
-    body.extend_from_slice(facts.time);
-    body.push(b'"');
+    body.extend_from_slice(b",\"time\":\"");
 }
 
 /// The application's members behind a comma, edited; nothing where there are none.

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 
 use regex::Regex;
 
-use super::lookup;
+use super::{find, lookup};
+use crate::document::fields::{Fields, Found};
 use crate::document::tree::{Node, Tree, unescape, write_string};
 
 /// One change to one field.
@@ -23,7 +24,9 @@ pub(super) enum Change {
 /// How far a change came on the text of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnText {
-    /// Nothing was to do, or it is done.
+    /// Nothing was to do.
+    Nothing,
+    /// It is done, and the document is another one.
     Done,
     /// Something may be to do, on a tree.
     NeedsTree,
@@ -37,18 +40,23 @@ impl Change {
         Self::Add { field: field.to_owned(), node, json }
     }
 
-    /// Works on the document `body[start..]`.
-    pub(super) fn on_text(&self, body: &mut Vec<u8>, start: usize) -> OnText {
+    /// Works on the document `body[start..]`, of which `fields` are known.
+    pub(super) fn on_text(
+        &self,
+        body: &mut Vec<u8>,
+        start: usize,
+        fields: Option<Fields<'_>>,
+    ) -> OnText {
         let document = &body[start..];
         let touches = match self {
-            Self::Add { field, json, .. } => return add_to_text(body, start, field, json),
-            Self::Remove { field } => lookup::find(document, field).is_some(),
-            Self::Rename { from, to } => from != to && lookup::find(document, from).is_some(),
+            Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
+            Self::Remove { field } => find(document, fields, field).is_some(),
+            Self::Rename { from, to } => from != to && find(document, fields, from).is_some(),
             Self::Redact { field, pattern, with } => {
-                any(document, field, |raw| may_redact(raw, pattern, with))
+                any(document, fields, field, |raw| may_redact(raw, pattern, with))
             }
         };
-        if touches { OnText::NeedsTree } else { OnText::Done }
+        if touches { OnText::NeedsTree } else { OnText::Nothing }
     }
 
     /// Whether the tree is another one now.
@@ -85,7 +93,24 @@ impl Change {
 }
 
 /// Splices a field that is not there into the text.
-fn add_to_text(body: &mut Vec<u8>, start: usize, field: &str, json: &[u8]) -> OnText {
+fn add_to_text(
+    body: &mut Vec<u8>,
+    start: usize,
+    fields: Option<Fields<'_>>,
+    field: &str,
+    json: &[u8],
+) -> OnText {
+    if fields.is_some_and(|fields| fields.find(field) == Found::Nowhere)
+        && body.pop_if(is_brace).is_some()
+    {
+        // The agent's members stand before it.
+        body.push(b',');
+        write_string(field, body);
+        body.push(b':');
+        body.extend_from_slice(json);
+        body.push(b'}');
+        return OnText::Done;
+    }
     let mut spellings = 0;
     let mut same = false;
     lookup::each(&body[start..], field, &mut |raw| {
@@ -94,7 +119,7 @@ fn add_to_text(body: &mut Vec<u8>, start: usize, field: &str, json: &[u8]) -> On
         ControlFlow::Continue(())
     });
     if spellings == 1 && same {
-        return OnText::Done;
+        return OnText::Nothing;
     }
     let Some(home) = lookup::home(&body[start..], field) else { return OnText::NeedsTree };
     if spellings > 0 {
@@ -112,7 +137,21 @@ fn add_to_text(body: &mut Vec<u8>, start: usize, field: &str, json: &[u8]) -> On
     OnText::Done
 }
 
-fn any(document: &[u8], field: &str, test: impl Fn(&[u8]) -> bool) -> bool {
+fn is_brace(byte: &mut u8) -> bool {
+    *byte == b'}'
+}
+
+fn any(
+    document: &[u8],
+    fields: Option<Fields<'_>>,
+    field: &str,
+    test: impl Fn(&[u8]) -> bool,
+) -> bool {
+    match fields.map_or(Found::Unknown, |fields| fields.find(field)) {
+        Found::Value(raw) => return test(raw),
+        Found::Nowhere => return false,
+        Found::Unknown => {}
+    }
     let mut any = false;
     lookup::each(document, field, &mut |raw| {
         any = test(raw);

@@ -5,7 +5,8 @@
 //! untouched JSON object, and that every decision is a function of the document, its `_id` and
 //! the runtime times seen before; no clock and no chance enter.
 //!
-//! Conditions read the document's text where it stands. The first filter that really changes a
+//! Conditions read the document's text where it stands, and take what is known of its
+//! [fields](crate::document::fields) for what they would find there. The first filter that really changes a
 //! document has it parsed, once; a field that is only added is spliced into the text instead.
 //! Fields are named by dotted path in any spelling (see [`crate::document::tree`]); conditions
 //! read the spelling with the longest names, changes leave none of the others. Arrays are not
@@ -28,6 +29,7 @@ mod tests;
 use std::borrow::Cow;
 
 use crate::config::pipeline::{self, Condition, Test};
+use crate::document::fields::{Fields, Found};
 use crate::document::tree::{Node, Tree, unescape};
 use change::{Change, OnText};
 use limit::{Sample, Throttle};
@@ -66,10 +68,12 @@ enum Decide {
 }
 
 /// What a decision may depend on besides the document.
-#[derive(Clone, Copy)]
-struct Origin<'a> {
-    id: &'a [u8],
-    time_ns: i64,
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The document's `_id`.
+    pub id: &'a [u8],
+    /// Its runtime time, nanoseconds since the epoch.
+    pub time_ns: i64,
 }
 
 impl Filters {
@@ -100,20 +104,25 @@ impl Filters {
 
     /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
     ///
-    /// `id` is the document's `_id`, `time_ns` its runtime time in nanoseconds since the epoch.
-    /// After [`Verdict::Dropped`], what stands from `start` on means nothing. A text that is no
+    /// `fields` are those of the document, where they are known. After [`Verdict::Dropped`], what stands from `start` on means nothing. A text that is no
     /// JSON object passes unchanged where a filter would have to change it.
-    pub fn apply(&mut self, body: &mut Vec<u8>, start: usize, id: &[u8], time_ns: i64) -> Verdict {
-        let origin = Origin { id, time_ns };
+    pub fn apply(
+        &mut self,
+        body: &mut Vec<u8>,
+        start: usize,
+        mut fields: Option<Fields<'_>>,
+        origin: Origin<'_>,
+    ) -> Verdict {
         for at in 0..self.steps.len() {
             match &mut self.steps[at] {
                 Step::Decide(decide) => {
-                    if !decide.passes(View::Text(&body[start..]), origin) {
+                    if !decide.passes(View::Text(&body[start..], fields), origin) {
                         return Verdict::Dropped;
                     }
                 }
-                Step::Change(change) => match change.on_text(body, start) {
-                    OnText::Done => {}
+                Step::Change(change) => match change.on_text(body, start, fields) {
+                    OnText::Nothing => {}
+                    OnText::Done => fields = None,
                     OnText::NeedsTree => return self.apply_on_tree(at, body, start, origin),
                 },
             }
@@ -206,7 +215,7 @@ impl Decide {
 /// A document as it stands between two filters.
 #[derive(Clone, Copy)]
 enum View<'a> {
-    Text(&'a [u8]),
+    Text(&'a [u8], Option<Fields<'a>>),
     Tree(&'a Tree<'a>),
 }
 
@@ -214,7 +223,7 @@ impl<'a> View<'a> {
     /// A field's text: a string's characters, else its JSON.
     fn text_of(self, field: &str) -> Option<Cow<'a, str>> {
         match self {
-            Self::Text(document) => lookup::find(document, field).map(text),
+            Self::Text(document, fields) => find(document, fields, field).map(text),
             Self::Tree(tree) => tree.get(field).map(|node| match node {
                 Node::Scalar(raw) => text(raw),
                 nested => {
@@ -234,6 +243,15 @@ impl<'a> View<'a> {
             Test::Matches(pattern) => pattern.is_match(&text),
             Test::Exists => true,
         }
+    }
+}
+
+/// The JSON text of the value at `path` in the text of a document.
+fn find<'a>(document: &'a [u8], fields: Option<Fields<'a>>, path: &str) -> Option<&'a [u8]> {
+    match fields.map_or(Found::Unknown, |fields| fields.find(path)) {
+        Found::Value(value) => Some(value),
+        Found::Nowhere => None,
+        Found::Unknown => lookup::find(document, path),
     }
 }
 

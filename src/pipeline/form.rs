@@ -11,7 +11,7 @@ use super::reader::Desk;
 use crate::discover::StreamName;
 use crate::document::id::{self, IdHash};
 use crate::document::splice::{Content, LineFacts, Template};
-use crate::filter::Verdict;
+use crate::filter::{Origin, Verdict};
 use crate::parse::record::Record;
 use crate::tail::PartId;
 
@@ -84,8 +84,10 @@ impl Form {
             let mut id = Vec::with_capacity(id::LENGTH);
             id::write(facts.time_ns, &facts.id_hash, facts.start, facts.end, &mut id);
             batch.body.truncate(written.document.end);
-            if desk.filters.apply(&mut batch.body, written.document.start, &id, facts.time_ns)
-                == Verdict::Dropped
+            let fields = self.template.fields(&written, record.content, desk.scratch);
+            let origin = Origin { id: &id, time_ns: facts.time_ns };
+            let start = written.document.start;
+            if desk.filters.apply(&mut batch.body, start, Some(fields), origin) == Verdict::Dropped
             {
                 batch.body.truncate(written.start);
                 batch.tally.lines_filtered += u64::from(record.lines);
