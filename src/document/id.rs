@@ -72,9 +72,9 @@ pub fn hash(
     IdHash(characters)
 }
 
-/// Appends the id of the record made from the raw bytes `start..end` of a part, whose first piece
+/// The id of the record made from the raw bytes `start..end` of a part, whose first piece
 /// the runtime took at `time_ns` nanoseconds since the epoch; a time before that counts as zero.
-pub fn write(time_ns: i64, hash: &IdHash, start: u64, end: u64, out: &mut Vec<u8>) {
+pub fn of(time_ns: i64, hash: &IdHash, start: u64, end: u64) -> [u8; LENGTH] {
     let mut id = [0; LENGTH];
     let (time, rest) = id.split_at_mut(TIME);
     let (middle, positions) = rest.split_at_mut(HASH);
@@ -87,7 +87,7 @@ pub fn write(time_ns: i64, hash: &IdHash, start: u64, end: u64, out: &mut Vec<u8
     let (start_text, end_text) = positions.split_at_mut(OFFSET);
     write_offset(start, start_text);
     write_offset(end, end_text);
-    out.extend_from_slice(&id);
+    id
 }
 
 /// The runtime time that an id begins with; `None` where it is no id of this form.
@@ -132,9 +132,8 @@ mod tests {
     }
 
     fn id(time_ns: i64, start: u64, end: u64) -> String {
-        let mut out = Vec::new();
-        write(time_ns, &hash("", &stream(), (1, 2), None), start, end, &mut out);
-        String::from_utf8(out).expect("ids are ASCII")
+        let id = of(time_ns, &hash("", &stream(), (1, 2), None), start, end);
+        String::from_utf8(id.to_vec()).expect("ids are ASCII")
     }
 
     #[test]

@@ -228,7 +228,8 @@ impl Template {
             body.extend_from_slice(b"\",");
         }
         body.extend_from_slice(b"\"_id\":\"");
-        id::write(facts.time_ns, &facts.id_hash, facts.start, facts.end, body);
+        let id = id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end);
+        body.extend_from_slice(&id);
         body.extend_from_slice(b"\"}}\n");
     }
 

@@ -81,8 +81,7 @@ impl Form {
         };
         let written = self.template.append(&facts, content, desk.scratch, &mut batch.body);
         if !desk.filters.is_empty() {
-            let mut id = Vec::with_capacity(id::LENGTH);
-            id::write(facts.time_ns, &facts.id_hash, facts.start, facts.end, &mut id);
+            let id = id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end);
             batch.body.truncate(written.document.end);
             let fields = self.template.fields(&written, record.content, desk.scratch);
             let origin = Origin { id: &id, time_ns: facts.time_ns };

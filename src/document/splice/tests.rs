@@ -171,8 +171,7 @@ fn the_whole_of_an_item() {
     facts.lane = Lane::Stderr;
     facts.original_length = Some(2_000_000);
     template.append(&facts, Content::Text(b"{\"cut"), &mut scratch, &mut body);
-    let mut id = Vec::new();
-    id::write(TIME_NS, &facts.id_hash, 1000, 1234, &mut id);
+    let id = id::of(TIME_NS, &facts.id_hash, 1000, 1234);
     let id = String::from_utf8_lossy(&id);
     let expected = [
         &format!(r#"{{"create":{{"_id":"{id}"}}}}"#),
