@@ -21,6 +21,7 @@ use splashdam::parse::record::Joiner;
 use splashdam::parse::{self, Lane, starts_like_json, time};
 use splashdam::pipeline::batch::GZIP_LEVEL;
 use splashdam::pipeline::reader::Turn;
+use splashdam::ship::response::{Answer, judge};
 use splashdam::tail::{PartId, Position};
 
 const ECS: &[u8] = include_bytes!("../tests/fixtures/lines/ecs.log");
@@ -37,6 +38,9 @@ const STAGING_BYTES: usize = 128 * 1024;
 
 /// Batches of one reader that wait for an answer while others are acknowledged.
 const IN_FLIGHT: u64 = 8;
+
+/// Documents of a large request.
+const ITEMS: usize = 5000;
 
 const LINE_BYTES_MAX: usize = 1 << 20;
 const TIME_NS: i64 = 1_795_467_612_345_678_901;
@@ -247,5 +251,33 @@ fn ledger(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, frame, times, join, splice, ids, whole, gzip, ledger);
+/// What became of the documents of a request: usually all were created; after an answer that was
+/// lost some are there already.
+fn answers(c: &mut Criterion) {
+    let created = r#"{"create":{"status":201}}"#;
+    let there = "{\"create\":{\"status\":409,\"error\":{\"type\":\"version_conflict_engine_exception\",\
+                 \"reason\":\"[1bkp1v8PK2vG5ABCDEFGHIJKAAAAQAAAAAAAQAK8]: version conflict, document \
+                 already exists (current version [1])\"}}}";
+    let answer = |errors: bool, is_there: fn(usize) -> bool| {
+        let item = |number: usize| if is_there(number) { there } else { created };
+        let items: Vec<&str> = (0..ITEMS).map(item).collect();
+        format!("{{\"errors\":{errors},\"items\":[{}]}}", items.join(","))
+    };
+    let mut group = c.benchmark_group("answer");
+    group.throughput(Throughput::Elements(ITEMS as u64));
+    let all_created = answer(false, |_| false);
+    assert_eq!(judge(200, all_created.as_bytes(), ITEMS), Answer::AllIndexed);
+    for (name, body) in [
+        ("all created", all_created),
+        ("one in a hundred there", answer(true, |number| number % 100 == 99)),
+        ("all there", answer(true, |_| true)),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| judge(200, black_box(body.as_bytes()), ITEMS));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, frame, times, join, splice, ids, whole, gzip, ledger, answers);
 criterion_main!(benches);

@@ -32,7 +32,8 @@ mod local;
 mod patience;
 mod queue;
 pub(crate) mod replay;
-mod response;
+#[doc(hidden)] // for `benches/stages.rs`
+pub mod response;
 mod retry;
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl Cause {
 
 /// Elasticsearch's `error.type`: a name of letters, digits and `_.-`, at most 64 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reason(Box<str>);
+pub struct Reason(Box<str>);
 
 impl Reason {
     /// `name` if it is one; anything else could carry a value and becomes `unknown`.
@@ -125,7 +125,7 @@ impl Reason {
 
 /// What became of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     Indexed,
     /// Exactly this document was already there.
     Duplicate,
@@ -139,7 +139,7 @@ pub(super) enum Verdict {
 
 /// What became of a request without verdicts for its items.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Whole {
+pub enum Whole {
     /// The same bytes are to be sent again; see [`Cause::pauses`].
     Retry(Cause),
     /// Too large: to be split, and at one document refused.
@@ -150,7 +150,7 @@ pub(super) enum Whole {
 
 /// What an answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     AllIndexed,
     /// One for each document, in the order of the request.
     Items(Vec<Verdict>),
@@ -158,7 +158,7 @@ pub(super) enum Answer {
 }
 
 /// Judges the answer to a bulk request of `expected` documents.
-pub(super) fn judge(status: u16, body: &[u8], expected: usize) -> Answer {
+pub fn judge(status: u16, body: &[u8], expected: usize) -> Answer {
     match status {
         200 | 201 if all_created(body, expected) => Answer::AllIndexed,
         200 | 201 => judge_items(body, expected),
