@@ -10,6 +10,7 @@
 #                 in DATA_DIR/config/certs/ca.crt has signed
 #   ES_SETTINGS   further lines for elasticsearch.yml
 #   ES_HEAP       heap size, default 512m
+#   ES_TIER       highest tier of compilation: 1 (default), or 4 as in a server that runs for long
 #   ES_JAVA_HOME  the JDK, 17 or newer (default: JAVA_HOME, then java on the PATH)
 #   ES_USER       account to run as when started by root, default nobody
 #   ES_WAIT       seconds until it gives up waiting, default 300
@@ -105,7 +106,7 @@ export ES_HOME=$home ES_PATH_CONF=$conf ES_TMPDIR=$data/tmp HOME=$data
 export ES_JAVA_HOME=$java_home JAVA=$java JAVA_TYPE=ES_JAVA_HOME ES_DISTRIBUTION_TYPE=tar
 heap=${ES_HEAP:-512m}
 # without the second compiler a start takes half the processor time, and tests are over before it pays
-export ES_JAVA_OPTS="-Xms$heap -Xmx$heap -XX:TieredStopAtLevel=1"
+export ES_JAVA_OPTS="-Xms$heap -Xmx$heap -XX:TieredStopAtLevel=${ES_TIER:-1}"
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JAVA_HOME
 cd "$home"
 
