@@ -14,6 +14,8 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
+use splashdam::pipeline::batch::GZIP_LEVEL;
+use splashdam::ship::response::FILTER_PATH;
 
 use crate::process::thread_cpu;
 use crate::validators::{Checker, Validator};
@@ -23,13 +25,6 @@ const BLOCK_BYTES: usize = 256 * 1024;
 
 /// As the agent's default `batch.size`.
 const BODY_BYTES: usize = 4 * 1024 * 1024;
-
-/// The level that both the floor and the agent compress at.
-pub(crate) const GZIP_LEVEL: u32 = 1;
-
-/// What the agent asks to be answered, so that both read the same answer.
-const FILTER_PATH: &str = "filter_path=errors,items.*.status,items.*.failure_store,\
-                           items.*.error.type,items.*.error.reason";
 
 /// CPU time of each part, and what was done in it.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::ensure;
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress};
+use splashdam::pipeline::batch::GZIP_LEVEL;
 
-use crate::floor::{GZIP_LEVEL, compress};
+use crate::floor::compress;
 use crate::process::{cores, thread_cpu};
 use crate::setup::{Logs, captured_lines};
 use crate::sink::{Behaviour, Sink};

@@ -9,19 +9,16 @@ use crate::parse::json::{Member, ValueType};
 
 /// What is known of a document's fields.
 #[derive(Debug, Clone, Copy)]
-pub struct Fields<'a> {
-    pub(super) names: &'a Names,
-    pub(super) members: Members<'a>,
-}
+pub struct Fields<'a>(pub(super) Known<'a>);
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Members<'a> {
-    /// Those of the application's line, which have their names in the document unless those
-    /// [may matter](Names::may_matter).
-    OfLine(&'a [u8], &'a [Member]),
-    /// Only `message`.
-    OfText,
-    Unknown,
+pub(super) enum Known<'a> {
+    Nothing,
+    /// Beside the agent's there is only `message`.
+    Text(&'a Names),
+    /// Beside the agent's there are the members of this line, which have their names in the
+    /// document unless those [may matter](Names::may_matter).
+    Line(&'a Names, &'a [u8], &'a [Member]),
 }
 
 /// Where a field is.
@@ -36,17 +33,18 @@ pub enum Found<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Nothing is known: every field is to be looked for.
+    pub const UNKNOWN: Self = Self(Known::Nothing);
+
     /// The field of this dotted path.
     pub fn find(&self, path: &str) -> Found<'a> {
         let path = path.as_bytes();
-        if self.names.may_matter(path) {
-            return Found::Unknown;
-        }
-        match self.members {
-            Members::Unknown => Found::Unknown,
-            Members::OfText if path == b"message" => Found::Unknown,
-            Members::OfText => Found::Nowhere,
-            Members::OfLine(line, members) => in_line(line, members, path),
+        match self.0 {
+            Known::Text(names) if !names.may_matter(path) && path != b"message" => Found::Nowhere,
+            Known::Line(names, line, members) if !names.may_matter(path) => {
+                in_line(line, members, path)
+            }
+            _ => Found::Unknown,
         }
     }
 }

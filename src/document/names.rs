@@ -3,9 +3,8 @@
 //! Owns the list of Elasticsearch's metadata fields and the rule by which a name gives way: its
 //! first dotted segment is one of the agent's, or it says what the agent says in `log`. `log` as
 //! a whole belongs to the application (ECS has `log.level` and `log.logger` there), so that only
-//! single names in it are the agent's. Guarantees one table look-up for
-//! nearly every name, and a comparison or two for the rest.
-//! Expects names without escapes but for those that no name of the agent could have.
+//! single names in it are the agent's. Guarantees one table look-up for nearly every name, and a
+//! comparison or two for the rest. Expects names without escapes but for those that no name of the agent could have.
 
 use super::stamp::TIME_FIELDS;
 use crate::config::pipeline::DocumentForm;
@@ -95,7 +94,7 @@ impl Names {
     pub(super) fn may_matter(&self, name: &[u8]) -> bool {
         let start = start(name);
         let rules = self.rules.get(usize::from(self.starts[start])..).unwrap_or_default();
-        !rules.is_empty() && falls_under(name, start, rules)
+        falls_under(name, start, rules)
     }
 
     pub(super) fn place(&self, name: &[u8]) -> Place {
@@ -108,8 +107,7 @@ impl Names {
             (b"@timestamp", Some(_)) => Place::Moves,
             (b"log", None) => Place::Log,
             (b"log", Some(rest)) if self.is_in_log(rest) => Place::Moves,
-            (b"log", Some(_)) => Place::Stays,
-            _ if is_one_of(self.agent, first) || is_metadata(first) => Place::Moves,
+            _ if is_one_of(self.agent, first) || is_one_of(&METADATA_FIELDS, first) => Place::Moves,
             _ => Place::Stays,
         }
     }
@@ -148,16 +146,12 @@ impl Rule {
 }
 
 /// Whether one of the first `rules`, those that begin as `start` says, is for `name`.
+#[inline(always)]
 fn falls_under(name: &[u8], start_of_name: usize, rules: &[Rule]) -> bool {
     (rules.iter())
         .take_while(|rule| start(&rule.text) == start_of_name)
         .filter_map(|rule| Some((rule, name.strip_prefix(&*rule.text)?)))
         .any(|(rule, rest)| rest.is_empty() || rule.with_rest && rest.first() == Some(&b'.'))
-}
-
-/// All of Elasticsearch's begin alike, and hardly any of an application's do.
-fn is_metadata(name: &[u8]) -> bool {
-    name.first() == Some(&b'_') && is_one_of(&METADATA_FIELDS, name)
 }
 
 fn is_one_of(names: &[&str], name: &[u8]) -> bool {

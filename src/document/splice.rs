@@ -16,14 +16,14 @@
 
 use std::ops::Range;
 
-use super::fields::{Fields, Members};
+use super::fields::{Fields, Known};
 use super::id::{self, IdHash};
 use super::names::{Names, Place};
 use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::json::{self, Kind, Member, Scan, ValueType};
-use crate::parse::walk;
+use crate::parse::walk::Members;
 use crate::parse::{Lane, time};
 use crate::pipeline::batch::Framing;
 
@@ -57,18 +57,15 @@ pub struct Template {
     framing: Framing,
     /// The date-named index's pattern, escaped.
     index: Option<String>,
-    /// Members of a line without a job's id, up to and with `stream` and [`Self::usual_tag`], by
-    /// lane.
+    /// Members of a line without a job's id, up to and with `stream`, and in the fluentd form
+    /// [`USUAL_TAG`], by lane.
     common: [Vec<u8>; 2],
     /// The same with one: up to the id, and from behind it, by lane.
     before_job: Vec<u8>,
     after_job: [Vec<u8>; 2],
-    /// What those end with: the tag that nearly every line has, up to the time's value; empty where
-    /// the form has neither.
-    usual_tag: &'static [u8],
 }
 
-/// The tag of a complete line in the fluentd form.
+/// The tag that nearly every line has, and what follows it up to the time's value.
 const USUAL_TAG: &[u8] = b",\"logtag\":\"F\",\"time\":\"";
 
 /// What differs from line to line beside the content.
@@ -166,7 +163,6 @@ impl Template {
             common: [0, 1].map(|lane: usize| joined(&[head, &flink_object, &lanes[lane]])),
             before_job: joined(&[head, &[b"\"flink\":{", &*job].concat()]),
             after_job: [0, 1].map(|lane: usize| [b"\"}},", &*lanes[lane]].concat()),
-            usual_tag,
         }
     }
 
@@ -212,12 +208,11 @@ impl Template {
         line: &'a [u8],
         scratch: &'a Scratch,
     ) -> Fields<'a> {
-        let members = match appended.kind {
-            Some(Kind::Object) => Members::OfLine(line, &scratch.scan.members),
-            Some(Kind::Unusual) => Members::Unknown,
-            Some(Kind::Text(_)) | None => Members::OfText,
-        };
-        Fields { names: &self.names, members }
+        Fields(match appended.kind {
+            Some(Kind::Object) => Known::Line(&self.names, line, &scratch.scan.members),
+            Some(Kind::Unusual) => Known::Nothing,
+            Some(Kind::Text(_)) | None => Known::Text(&self.names),
+        })
     }
 
     fn write_action(&self, facts: &LineFacts<'_>, cache: &mut IndexCache, body: &mut Vec<u8>) {
@@ -301,7 +296,7 @@ impl Template {
     fn log_stays(&self, line: &[u8], member: Member) -> bool {
         let object = line.get(member.value()).unwrap_or_default();
         member.value_type == ValueType::Object
-            && !walk::Members::new(object).any(|(name, _)| self.names.is_in_log(name))
+            && !Members::new(object).any(|(name, _)| self.names.is_in_log(name))
     }
 
     /// The opening brace and the agent's members.
@@ -328,7 +323,7 @@ impl Template {
         match self.form {
             DocumentForm::Fluentd => {
                 if facts.tag != b"F" {
-                    body.truncate(body.len() - self.usual_tag.len());
+                    body.truncate(body.len() - USUAL_TAG.len());
                     write_unusual_tag(facts.tag, body);
                 }
                 body.extend_from_slice(facts.time);
@@ -474,4 +469,4 @@ fn write_number(mut number: u64, body: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

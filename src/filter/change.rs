@@ -41,12 +41,7 @@ impl Change {
     }
 
     /// Works on the document `body[start..]`, of which `fields` are known.
-    pub(super) fn on_text(
-        &self,
-        body: &mut Vec<u8>,
-        start: usize,
-        fields: Option<Fields<'_>>,
-    ) -> OnText {
+    pub(super) fn on_text(&self, body: &mut Vec<u8>, start: usize, fields: Fields<'_>) -> OnText {
         let document = &body[start..];
         let touches = match self {
             Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
@@ -96,13 +91,11 @@ impl Change {
 fn add_to_text(
     body: &mut Vec<u8>,
     start: usize,
-    fields: Option<Fields<'_>>,
+    fields: Fields<'_>,
     field: &str,
     json: &[u8],
 ) -> OnText {
-    if fields.is_some_and(|fields| fields.find(field) == Found::Nowhere)
-        && body.pop_if(is_brace).is_some()
-    {
+    if fields.find(field) == Found::Nowhere && body.pop_if(is_brace).is_some() {
         // The agent's members stand before it.
         body.push(b',');
         write_string(field, body);
@@ -141,13 +134,8 @@ fn is_brace(byte: &mut u8) -> bool {
     *byte == b'}'
 }
 
-fn any(
-    document: &[u8],
-    fields: Option<Fields<'_>>,
-    field: &str,
-    test: impl Fn(&[u8]) -> bool,
-) -> bool {
-    match fields.map_or(Found::Unknown, |fields| fields.find(field)) {
+fn any(document: &[u8], fields: Fields<'_>, field: &str, test: impl Fn(&[u8]) -> bool) -> bool {
+    match fields.find(field) {
         Found::Value(raw) => return test(raw),
         Found::Nowhere => return false,
         Found::Unknown => {}

@@ -6,8 +6,8 @@
 //! the runtime times seen before; no clock and no chance enter.
 //!
 //! Conditions read the document's text where it stands, and take what is known of its
-//! [fields](crate::document::fields) for what they would find there. The first filter that really changes a
-//! document has it parsed, once; a field that is only added is spliced into the text instead.
+//! [fields](crate::document::fields) for what they would find there. The first filter that really
+//! changes a document has it parsed, once; a field that is only added is spliced into the text.
 //! Fields are named by dotted path in any spelling (see [`crate::document::tree`]); conditions
 //! read the spelling with the longest names, changes leave none of the others. Arrays are not
 //! entered, but a field that is an array of strings is redacted.
@@ -104,13 +104,14 @@ impl Filters {
 
     /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
     ///
-    /// `fields` are those of the document, where they are known. After [`Verdict::Dropped`], what stands from `start` on means nothing. A text that is no
-    /// JSON object passes unchanged where a filter would have to change it.
+    /// `fields` is what is known of it. After [`Verdict::Dropped`], what stands from `start` on
+    /// means nothing. A text that is no JSON object passes unchanged where a filter would have to
+    /// change it.
     pub fn apply(
         &mut self,
         body: &mut Vec<u8>,
         start: usize,
-        mut fields: Option<Fields<'_>>,
+        mut fields: Fields<'_>,
         origin: Origin<'_>,
     ) -> Verdict {
         for at in 0..self.steps.len() {
@@ -122,7 +123,7 @@ impl Filters {
                 }
                 Step::Change(change) => match change.on_text(body, start, fields) {
                     OnText::Nothing => {}
-                    OnText::Done => fields = None,
+                    OnText::Done => fields = Fields::UNKNOWN,
                     OnText::NeedsTree => return self.apply_on_tree(at, body, start, origin),
                 },
             }
@@ -215,7 +216,7 @@ impl Decide {
 /// A document as it stands between two filters.
 #[derive(Clone, Copy)]
 enum View<'a> {
-    Text(&'a [u8], Option<Fields<'a>>),
+    Text(&'a [u8], Fields<'a>),
     Tree(&'a Tree<'a>),
 }
 
@@ -247,8 +248,8 @@ impl<'a> View<'a> {
 }
 
 /// The JSON text of the value at `path` in the text of a document.
-fn find<'a>(document: &'a [u8], fields: Option<Fields<'a>>, path: &str) -> Option<&'a [u8]> {
-    match fields.map_or(Found::Unknown, |fields| fields.find(path)) {
+fn find<'a>(document: &'a [u8], fields: Fields<'a>, path: &str) -> Option<&'a [u8]> {
+    match fields.find(path) {
         Found::Value(value) => Some(value),
         Found::Nowhere => None,
         Found::Unknown => lookup::find(document, path),

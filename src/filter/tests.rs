@@ -8,10 +8,9 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::config::pipeline::DocumentForm;
 use crate::config::pipeline::Filter;
-use crate::discover::StreamName;
+use crate::document::splice::tests::{facts, parts};
 use crate::document::tree::tests::documents;
-use crate::document::{Content, LineFacts, Parts, Scratch, Template, id};
-use crate::parse::Lane;
+use crate::document::{Content, LineFacts, Parts, Scratch, Template};
 use crate::pipeline::batch::Framing;
 
 const ID: &[u8] = b"186f1d2c3b4a5968778695a4b3c2d1e0f1a2b3c4";
@@ -20,8 +19,12 @@ const ACTION: &[u8] = b"{\"create\":{}}\n";
 /// What the filters make of a document that stands after something else; `None` if dropped.
 fn run(filters: &[Filter], document: &str) -> Option<String> {
     let mut body = [ACTION, document.as_bytes()].concat();
-    let verdict =
-        Filters::new(filters).apply(&mut body, ACTION.len(), None, Origin { id: ID, time_ns: 0 });
+    let verdict = Filters::new(filters).apply(
+        &mut body,
+        ACTION.len(),
+        Fields::UNKNOWN,
+        Origin { id: ID, time_ns: 0 },
+    );
     assert_eq!(&body[..ACTION.len()], ACTION);
     let document = String::from_utf8(body[ACTION.len()..].to_vec()).unwrap();
     (verdict == Verdict::Keep).then_some(document)
@@ -181,7 +184,12 @@ fn each_value_is_throttled_for_itself() {
         let list: Vec<Filter> = before.into_iter().chain([throttle.clone()]).collect();
         let mut filters = Filters::new(&list);
         let mut verdicts = |document: &str, time_ns| {
-            filters.apply(&mut document.as_bytes().to_vec(), 0, None, Origin { id: ID, time_ns })
+            filters.apply(
+                &mut document.as_bytes().to_vec(),
+                0,
+                Fields::UNKNOWN,
+                Origin { id: ID, time_ns },
+            )
         };
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"a"}}"#, 0), Verdict::Keep);
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"\u0061"}}"#, 1), Verdict::Dropped);
@@ -307,7 +315,7 @@ proptest! {
     ) {
         let text = value.to_string();
         let tree = Tree::parse(text.as_bytes()).unwrap();
-        let (on_text, on_tree) = (View::Text(text.as_bytes(), None), View::Tree(&tree));
+        let (on_text, on_tree) = (View::Text(text.as_bytes(), Fields::UNKNOWN), View::Tree(&tree));
         prop_assert_eq!(on_text.text_of(&field), on_tree.text_of(&field));
         let condition = on(&field, Test::Matches(pattern(&regex::escape(&needle))));
         prop_assert_eq!(on_text.meets(&condition), on_tree.meets(&condition));
@@ -331,36 +339,16 @@ proptest! {
 fn with_and_without_fields(filters: &[Filter], line: &[u8]) -> [Option<String>; 2] {
     let template = Template::new(Parts {
         head: br#""kubernetes":{"a":{"b":"x"}}"#,
-        flink: br#""component":"a""#,
-        agent_names: &["application", "flink", "kubernetes", "stream", "logtag", "time"],
-        form: DocumentForm::Fluentd,
-        json_time: None,
         framing: Framing::Lines,
-        index: None,
+        ..parts(DocumentForm::Fluentd)
     });
-    let stream = StreamName {
-        namespace: "n".into(),
-        pod: "p".into(),
-        uid: "u".into(),
-        container: "c".into(),
-        restart: 0,
-    };
-    let facts = LineFacts {
-        time_ns: 0,
-        time: b"1970-01-01T00:00:00.000000000Z",
-        lane: Lane::Stdout,
-        tag: b"F",
-        id_hash: id::hash("", &stream, (1, 2), None),
-        start: 0,
-        end: 1,
-        original_length: Some(7),
-    };
+    let facts = LineFacts { original_length: Some(7), ..facts() };
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
     let appended = template.append(&facts, Content::Line(line), &mut scratch, &mut body);
     body.truncate(appended.document.end);
     let fields = template.fields(&appended, line, &scratch);
-    [Some(fields), None].map(|fields| {
+    [fields, Fields::UNKNOWN].map(|fields| {
         let mut body = body.clone();
         let origin = Origin { id: ID, time_ns: 0 };
         let verdict = Filters::new(filters).apply(&mut body, 0, fields, origin);

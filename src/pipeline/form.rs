@@ -86,8 +86,7 @@ impl Form {
             let fields = self.template.fields(&written, record.content, desk.scratch);
             let origin = Origin { id: &id, time_ns: facts.time_ns };
             let start = written.document.start;
-            if desk.filters.apply(&mut batch.body, start, Some(fields), origin) == Verdict::Dropped
-            {
+            if desk.filters.apply(&mut batch.body, start, fields, origin) == Verdict::Dropped {
                 batch.body.truncate(written.start);
                 batch.tally.lines_filtered += u64::from(record.lines);
                 return;

@@ -32,7 +32,7 @@ mod local;
 mod patience;
 mod queue;
 pub(crate) mod replay;
-#[doc(hidden)] // for `benches/stages.rs`
+#[doc(hidden)] // for the benches
 pub mod response;
 mod retry;
 

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
 /// What the query of a bulk request asks to be answered.
-pub(super) const FILTER_PATH: &str = "filter_path=errors,items.*.status,items.*.failure_store,\
+pub const FILTER_PATH: &str = "filter_path=errors,items.*.status,items.*.failure_store,\
                                       items.*.error.type,items.*.error.reason";
 
 /// The longest `Retry-After` that is believed.

@@ -23,7 +23,7 @@ const ECS: &[&str] = &["application", "container", "flink", "kubernetes", "splas
 const TIME: &str = "2026-11-23T21:08:57.493127544Z";
 const TIME_NS: i64 = 1_795_468_137_493_127_544;
 
-fn parts(form: DocumentForm) -> Parts<'static> {
+pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
     Parts {
         head: br#""kubernetes":{"pod_name":"p"}"#,
         flink: br#""component":"taskmanager""#,
@@ -35,7 +35,7 @@ fn parts(form: DocumentForm) -> Parts<'static> {
     }
 }
 
-fn facts() -> LineFacts<'static> {
+pub(crate) fn facts() -> LineFacts<'static> {
     let stream = StreamName {
         namespace: "n".into(),
         pod: "p".into(),

@@ -136,8 +136,9 @@ impl KnownNames {
     /// To be called between lines: forgets all if there was no place for a name.
     pub(super) fn make_room(&mut self) {
         if self.is_full {
-            *self = Self { names: std::mem::take(&mut self.names), ..Self::default() };
             self.names.clear();
+            self.first = Followers::default();
+            self.is_full = false;
         }
     }
 

@@ -122,28 +122,39 @@ mod x86 {
         task.run::<Bytes64>()
     }
 
+    /// Looks at whole blocks with `special`, which gives a bit for each special byte, the lowest for
+    /// the first; and at what is left in words.
+    #[inline(always)]
+    fn by_blocks<const BYTES: usize>(
+        text: &[u8],
+        mut pos: usize,
+        special: impl Fn(&[u8; BYTES]) -> u64,
+    ) -> usize {
+        while let Some(block) = text.get(pos..).and_then(<[u8]>::first_chunk) {
+            let found = special(block);
+            if found != 0 {
+                return pos + found.trailing_zeros() as usize;
+            }
+            pos += BYTES;
+        }
+        Words::plain_end(text, pos)
+    }
+
     /// 32 bytes at a time. Not to be had outside, for it must run within [`run_32`] only.
     struct Bytes32;
 
     impl Search for Bytes32 {
         #[inline(always)]
-        fn plain_end(text: &[u8], mut pos: usize) -> usize {
-            while let Some(block) = text.get(pos..).and_then(<[u8]>::first_chunk) {
-                // SAFETY: within `run_32`, so the processor has AVX2.
-                let found = unsafe { special_32(block) };
-                if found != 0 {
-                    return pos + found.trailing_zeros() as usize;
-                }
-                pos += size_of_val(block);
-            }
-            Words::plain_end(text, pos)
+        fn plain_end(text: &[u8], pos: usize) -> usize {
+            // SAFETY: within `run_32`, so the processor has AVX2.
+            by_blocks(text, pos, |block| unsafe { special_32(block) })
         }
     }
 
     /// A bit for each special byte, the lowest for the first.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn special_32(block: &[u8; 32]) -> u32 {
+    fn special_32(block: &[u8; 32]) -> u64 {
         // SAFETY: the block is as long as what is loaded, which needs no alignment.
         let bytes = unsafe { simd::_mm256_loadu_si256(block.as_ptr().cast()) };
         let is =
@@ -151,7 +162,7 @@ mod x86 {
         let low = simd::_mm256_min_epu8(bytes, simd::_mm256_set1_epi8(0x1F));
         let control = simd::_mm256_cmpeq_epi8(low, bytes);
         let any = simd::_mm256_or_si256(simd::_mm256_or_si256(is(b'"'), is(b'\\')), control);
-        simd::_mm256_movemask_epi8(any).cast_unsigned()
+        simd::_mm256_movemask_epi8(any).cast_unsigned().into()
     }
 
     /// 64 bytes at a time. Not to be had outside, for it must run within [`run_64`] only.
@@ -159,16 +170,9 @@ mod x86 {
 
     impl Search for Bytes64 {
         #[inline(always)]
-        fn plain_end(text: &[u8], mut pos: usize) -> usize {
-            while let Some(block) = text.get(pos..).and_then(<[u8]>::first_chunk) {
-                // SAFETY: within `run_64`, so the processor has AVX-512BW.
-                let found = unsafe { special_64(block) };
-                if found != 0 {
-                    return pos + found.trailing_zeros() as usize;
-                }
-                pos += size_of_val(block);
-            }
-            Words::plain_end(text, pos)
+        fn plain_end(text: &[u8], pos: usize) -> usize {
+            // SAFETY: within `run_64`, so the processor has AVX-512BW.
+            by_blocks(text, pos, |block| unsafe { special_64(block) })
         }
     }
 
