@@ -18,7 +18,8 @@ use splashdam::config::pipeline::DocumentForm;
 use splashdam::document::id;
 use splashdam::document::splice::{Content, LineFacts, Scratch};
 use splashdam::parse::record::Joiner;
-use splashdam::parse::{self, Lane, starts_like_json, time};
+use splashdam::parse::time::LastSecond;
+use splashdam::parse::{self, FrameScratch, Lane, starts_like_json, time};
 use splashdam::pipeline::batch::GZIP_LEVEL;
 use splashdam::pipeline::reader::Turn;
 use splashdam::ship::response::{Answer, judge};
@@ -74,7 +75,7 @@ fn frame(c: &mut Criterion) {
     let raw = lines(&text);
     let mut group = c.benchmark_group("frame");
     group.throughput(Throughput::Elements(raw.len() as u64));
-    let mut scratch = Vec::new();
+    let mut scratch = FrameScratch::default();
     group.bench_function("cri", |bencher| {
         bencher.iter(|| {
             for raw in &raw {
@@ -90,7 +91,11 @@ fn times(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let runtime = b"2026-11-23T21:06:51.886123456Z stdout F x";
     group.bench_function("runtime's", |bencher| {
-        bencher.iter(|| time::runtime_prefix(black_box(runtime)));
+        bencher.iter(|| time::runtime_prefix(black_box(runtime), &mut LastSecond::default()));
+    });
+    let mut last = LastSecond::default();
+    group.bench_function("runtime's, of the same second", |bencher| {
+        bencher.iter(|| time::runtime_prefix(black_box(runtime), &mut last));
     });
     group.bench_function("application's", |bencher| {
         bencher.iter(|| time::parse(black_box(b"2026-11-23T22:06:51.886+0100")));
@@ -110,7 +115,7 @@ fn join(c: &mut Criterion) {
     let text = cri(lines(PATTERN));
     let raw = lines(&text);
     let places = places(&raw);
-    let mut scratch = Vec::new();
+    let (mut scratch, mut long) = (FrameScratch::default(), Vec::new());
     let mut group = c.benchmark_group("join");
     group.throughput(Throughput::Elements(raw.len() as u64));
     group.bench_function("stack traces", |bencher| {
@@ -119,7 +124,7 @@ fn join(c: &mut Criterion) {
             let mut records = 0_u64;
             for (raw, place) in raw.iter().zip(&places) {
                 let line = parse::line(LineFormat::Cri, raw, &mut scratch).expect("framed above");
-                joiner.accept(&line, 0, place, &mut |_| records += 1);
+                joiner.accept(&line, 0, place, &mut long, &mut |_| records += 1);
             }
             records
         });

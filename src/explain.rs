@@ -24,6 +24,7 @@ use crate::enrich::pods_file::PodsFile;
 use crate::enrich::select::needs_namespace_labels;
 use crate::enrich::{self, PodFacts, PodStore};
 use crate::filter::Filters;
+use crate::parse::FrameScratch;
 use crate::pipeline::batch::Framing;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::open::{OpenBatch, Shape, Spares};
@@ -256,7 +257,8 @@ impl<'a> Reading<'a> {
             batch: &mut batch,
             filters: &mut self.filters,
             buffer: &mut Vec::new(),
-            unescaped: &mut Vec::new(),
+            frames: &mut FrameScratch::default(),
+            long: &mut Vec::new(),
             scratch: &mut Scratch::default(),
             // Nothing is waited for: what is there now is all.
             now_ns: i64::MAX,

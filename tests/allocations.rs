@@ -19,6 +19,7 @@ use serde_json::json;
 use splashdam::config::pipeline::DocumentForm;
 use splashdam::parse;
 use splashdam::parse::json::{Kind, Scan, scan};
+use splashdam::parse::time::LastSecond;
 use splashdam::pipeline::reader::Turn;
 
 const LAYOUTS: [(&str, &[u8]); 6] = [
@@ -55,7 +56,8 @@ fn json_lines(capture: &[u8]) -> Vec<&[u8]> {
 fn docker(cri: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for raw in cri.split(|byte| *byte == b'\n').filter(|raw| !raw.is_empty()) {
-        let line = parse::cri::parse(raw).expect("a line of the runtime");
+        let line =
+            parse::cri::parse(raw, &mut LastSecond::default()).expect("a line of the runtime");
         let [time, content] = [line.time, line.content].map(String::from_utf8_lossy);
         let log = format!("{content}\n");
         let members = json!({"log": log, "stream": line.lane.as_str(), "time": time});

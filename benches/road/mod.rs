@@ -15,7 +15,7 @@ use splashdam::enrich::metadata::agent_names;
 use splashdam::enrich::{Metadata, PodFacts};
 use splashdam::filter::Filters;
 use splashdam::parse::record::Joiner;
-use splashdam::parse::time;
+use splashdam::parse::{FrameScratch, time};
 use splashdam::pipeline::batch::{Batch, Framing};
 use splashdam::pipeline::budget::Budget;
 use splashdam::pipeline::form::{Form, Naming};
@@ -47,7 +47,8 @@ pub(crate) struct Road {
     pub(crate) batch: OpenBatch,
     filters: Filters,
     buffer: Vec<u8>,
-    unescaped: Vec<u8>,
+    frames: FrameScratch,
+    long: Vec<u8>,
     scratch: Scratch,
     _folder: tempfile::TempDir,
 }
@@ -82,7 +83,8 @@ impl Road {
             spares,
             filters: Filters::new(&[]),
             buffer: Vec::new(),
-            unescaped: Vec::new(),
+            frames: FrameScratch::default(),
+            long: Vec::new(),
             scratch: Scratch::default(),
             _folder: folder,
         }
@@ -104,7 +106,8 @@ impl Road {
                 batch: &mut self.batch,
                 filters: &mut self.filters,
                 buffer: &mut self.buffer,
-                unescaped: &mut self.unescaped,
+                frames: &mut self.frames,
+                long: &mut self.long,
                 scratch: &mut self.scratch,
                 now_ns: BEGIN_NS,
                 ended: false,

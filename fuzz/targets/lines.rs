@@ -21,14 +21,14 @@ libfuzzer_sys::fuzz_target!(|file: &[u8]| {
         assert!(record.content.len() <= LIMIT && record.lines > 0);
         reached[record.lane.index()] = record.end;
     };
-    let mut scratch = Vec::new();
-    let mut offset = 0;
+    let mut scratch = splashdam::parse::FrameScratch::default();
+    let (mut offset, mut long) = (0, Vec::new());
     for raw in file.split_inclusive(|byte| *byte == b'\n') {
         let start = Position { part, offset };
         offset += raw.len() as u64;
         let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
         if let Ok(line) = splashdam::parse::line(format, raw, &mut scratch) {
-            joiner.accept(&line, 0, &(start..Position { part, offset }), &mut emit);
+            joiner.accept(&line, 0, &(start..Position { part, offset }), &mut long, &mut emit);
         }
     }
     joiner.finish(&mut emit);

@@ -18,7 +18,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Some(stream) = std::str::from_utf8(bytes).ok().and_then(StreamName::parse) {
         assert_eq!(StreamName::parse(&stream.to_string()), Some(stream));
     }
-    time::runtime_prefix(bytes);
+    time::runtime_prefix(bytes, &mut time::LastSecond::default());
     time::parse_number(bytes);
     if let Some(ns) = time::parse(bytes) {
         let mut text = Vec::new();

@@ -4,7 +4,7 @@
 //! from the check of its line. Owns what can be told from that; a field of the agent's, or one that
 //! may stand in an object of the application's, has to be looked for in the text.
 
-use super::names::Names;
+use super::names::{Names, Role};
 use crate::parse::json::{Member, ValueType};
 
 /// What is known of a document's fields.
@@ -17,7 +17,7 @@ pub(super) enum Known<'a> {
     /// Beside the agent's there is only `message`.
     Text(&'a Names),
     /// Beside the agent's there are the members of this line, which have their names in the
-    /// document unless those [may matter](Names::may_matter).
+    /// document unless those [mean](Names::role) more.
     Line(&'a Names, &'a [u8], &'a [Member]),
 }
 
@@ -40,13 +40,17 @@ impl<'a> Fields<'a> {
     pub fn find(&self, path: &str) -> Found<'a> {
         let path = path.as_bytes();
         match self.0 {
-            Known::Text(names) if !names.may_matter(path) && path != b"message" => Found::Nowhere,
-            Known::Line(names, line, members) if !names.may_matter(path) => {
+            Known::Text(names) if is_plain(names, path) && path != b"message" => Found::Nowhere,
+            Known::Line(names, line, members) if is_plain(names, path) => {
                 in_line(line, members, path)
             }
             _ => Found::Unknown,
         }
     }
+}
+
+fn is_plain(names: &Names, path: &[u8]) -> bool {
+    names.role(path) == Role::PLAIN
 }
 
 fn in_line<'a>(line: &'a [u8], members: &[Member], path: &[u8]) -> Found<'a> {

@@ -13,8 +13,6 @@
 //! always get the same id, and that two ranges of one part never share one. Neither path, inode,
 //! host nor content enters. Does not decide what a part is or where a record ends.
 
-use std::sync::LazyLock;
-
 use sha2::{Digest, Sha256};
 
 use crate::discover::StreamName;
@@ -31,11 +29,22 @@ const MAX_OFFSET: u64 = (1 << 48) - 1;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Two characters at a time, for twelve bits.
-static PAIRS: LazyLock<Box<[[u8; 2]]>> = LazyLock::new(|| {
-    let character = |bits: usize| ALPHABET[bits & 63];
-    (0..1 << 12).map(|bits| [character(bits >> 6), character(bits)]).collect()
-});
+/// Two characters of six bits each.
+static PAIRS: [[u8; 2]; 1 << 12] = pairs(6);
+
+/// Two characters of five bits each.
+static TIME_PAIRS: [[u8; 2]; 1 << 10] = pairs(5);
+
+/// All pairs of characters that carry so many bits each.
+const fn pairs<const N: usize>(bits: usize) -> [[u8; 2]; N] {
+    let mut pairs = [[0; 2]; N];
+    let mut i = 0;
+    while i < N {
+        pairs[i] = [ALPHABET[i >> bits], ALPHABET[i & ((1 << bits) - 1)]];
+        i += 1;
+    }
+    pairs
+}
 
 /// What does not differ between the records of a part, ready to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,10 +88,12 @@ pub fn of(time_ns: i64, hash: &IdHash, start: u64, end: u64) -> [u8; LENGTH] {
     let (time, rest) = id.split_at_mut(TIME);
     let (middle, positions) = rest.split_at_mut(HASH);
     let mut bits = u64::try_from(time_ns).unwrap_or(0);
-    for character in time.iter_mut().rev() {
-        *character = sixth(u128::from(bits & 31));
-        bits >>= 5;
+    // An odd number of characters: the first stands alone.
+    for pair in time.rchunks_exact_mut(2) {
+        pair.copy_from_slice(&TIME_PAIRS[(bits & 0x3FF) as usize]);
+        bits >>= 10;
     }
+    time[0] = ALPHABET[(bits & 31) as usize];
     middle.copy_from_slice(&hash.0);
     let (start_text, end_text) = positions.split_at_mut(OFFSET);
     write_offset(start, start_text);

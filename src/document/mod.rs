@@ -11,6 +11,7 @@
 pub mod escape;
 pub mod fields;
 pub mod id;
+mod lead;
 mod names;
 mod rewrite;
 pub mod splice;

@@ -6,6 +6,8 @@
 //! single names in it are the agent's. Guarantees one table look-up for nearly every name, and a
 //! comparison or two for the rest. Expects names without escapes but for those that no name of the agent could have.
 
+use std::collections::BTreeSet;
+
 use super::stamp::TIME_FIELDS;
 use crate::config::pipeline::DocumentForm;
 
@@ -50,6 +52,48 @@ pub(super) enum Place {
     Log,
 }
 
+/// What a name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) place: Place,
+    /// When the member is tried for the time; `None` for never.
+    pub(super) time_rank: Option<u8>,
+}
+
+impl Role {
+    /// The application's own affair.
+    pub(super) const PLAIN: Self = Self { place: Place::Stays, time_rank: None };
+    /// What such a name is marked with.
+    pub(super) const PLAIN_MARK: u8 = Self::PLAIN.mark();
+
+    /// Never 0, by which a mark would be none.
+    pub(super) const fn mark(self) -> u8 {
+        let place = match self.place {
+            Place::Stays => 1,
+            Place::Moves => 2,
+            Place::OwnTime => 3,
+            Place::Log => 4,
+        };
+        let rank = match self.time_rank {
+            Some(rank) => rank + 1,
+            None => 0,
+        };
+        rank << 3 | place
+    }
+
+    /// What was marked so; `None` for no mark.
+    pub(super) fn of_mark(mark: u8) -> Option<Self> {
+        let place = match mark & 7 {
+            1 => Place::Stays,
+            2 => Place::Moves,
+            3 => Place::OwnTime,
+            4 => Place::Log,
+            _ => return None,
+        };
+        Some(Self { place, time_rank: (mark >> 3).checked_sub(1) })
+    }
+}
+
 /// The names of one form of document and one pipeline.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -57,10 +101,17 @@ pub(super) struct Names {
     /// number where there are none.
     starts: [u8; 256],
     rules: Box<[Rule]>,
-    agent: &'static [&'static str],
     /// The agent's members of `log`.
     log: &'static [&'static str],
-    json_time: Option<Box<[u8]>>,
+}
+
+/// A name that means something.
+#[derive(Debug)]
+struct Rule {
+    text: Box<[u8]>,
+    role: Role,
+    /// What becomes of a name that goes on with a dot.
+    with_rest: Place,
 }
 
 impl Names {
@@ -73,89 +124,73 @@ impl Names {
             DocumentForm::Fluentd => &["offset", "original_length", "truncated"],
             DocumentForm::Ecs => &["file", "offset", "original_length", "truncated"],
         };
-        let all = |names: &[&str]| names.iter().map(|name| Rule::segment(name)).collect::<Vec<_>>();
-        let mut rules: Vec<Rule> = [all(agent), all(&METADATA_FIELDS)].concat();
-        rules.push(Rule::segment("@timestamp"));
-        rules.extend(TIME_FIELDS.iter().chain(&["log"]).map(|name| Rule::whole(name)));
-        rules.extend(log.iter().map(|name| Rule::segment(&format!("log.{name}"))));
-        rules.extend(json_time.map(Rule::whole));
+        let time_fields: Vec<&str> = json_time.into_iter().chain(TIME_FIELDS).collect();
+        // The pipeline's field has the first rank, also where there is none.
+        let first_rank = usize::from(json_time.is_none());
+        let rank = |name: &str| {
+            let rank = first_rank + time_fields.iter().position(|field| *field == name)?;
+            u8::try_from(rank).ok()
+        };
+        let in_log = log.iter().map(|name| format!("log.{name}"));
+        let rule = |name: &str| Rule {
+            text: name.as_bytes().into(),
+            role: Role { place: place(agent, log, name), time_rank: rank(name) },
+            with_rest: place(agent, log, &format!("{name}.x")),
+        };
+        let names: BTreeSet<String> = (agent.iter().chain(&METADATA_FIELDS).chain(&["log"]))
+            .chain(&time_fields)
+            .map(|name| (*name).to_owned())
+            .chain(in_log)
+            .collect();
+        let mut rules: Vec<Rule> = names.iter().map(|name| rule(name)).collect();
         rules.sort_by_key(|rule| start(&rule.text));
         let none = u8::try_from(rules.len()).expect("a few dozen names");
         let mut starts = [none; 256];
         for (i, rule) in (0..none).zip(&rules).rev() {
             starts[start(&rule.text)] = i;
         }
-        let json_time = json_time.map(|name| name.as_bytes().into());
-        Self { starts, rules: rules.into(), agent, log, json_time }
+        Self { starts, rules: rules.into(), log }
     }
 
-    /// Whether a name may be more than the application's own affair.
+    /// What `name` means.
     #[inline(always)]
-    pub(super) fn may_matter(&self, name: &[u8]) -> bool {
-        let start = start(name);
-        let rules = self.rules.get(usize::from(self.starts[start])..).unwrap_or_default();
-        falls_under(name, start, rules)
-    }
-
-    pub(super) fn place(&self, name: &[u8]) -> Place {
-        let (first, rest) = match memchr::memchr(b'.', name) {
-            Some(dot) => (&name[..dot], Some(&name[dot + 1..])),
-            None => (name, None),
-        };
-        match (first, rest) {
-            (b"@timestamp", None) => Place::OwnTime,
-            (b"@timestamp", Some(_)) => Place::Moves,
-            (b"log", None) => Place::Log,
-            (b"log", Some(rest)) if self.is_in_log(rest) => Place::Moves,
-            _ if is_one_of(self.agent, first) || is_one_of(&METADATA_FIELDS, first) => Place::Moves,
-            _ => Place::Stays,
+    pub(super) fn role(&self, name: &[u8]) -> Role {
+        let start_of_name = start(name);
+        let rules = self.rules.get(usize::from(self.starts[start_of_name])..).unwrap_or_default();
+        let mut role = Role::PLAIN;
+        for rule in rules.iter().take_while(|rule| start(&rule.text) == start_of_name) {
+            match name.strip_prefix(&*rule.text) {
+                Some([]) => return rule.role,
+                Some([b'.', ..]) if rule.with_rest != Place::Stays => role.place = rule.with_rest,
+                _ => {}
+            }
         }
+        role
     }
 
     /// Whether `name` within `log` is the agent's.
     pub(super) fn is_in_log(&self, name: &[u8]) -> bool {
         let first = name.split(|&byte| byte == b'.').next().unwrap_or_default();
-        is_one_of(self.log, first)
+        self.log.iter().any(|other| other.as_bytes() == first)
     }
+}
 
-    /// When a field of this name is tried for the time; `None` for never.
-    pub(super) fn time_rank(&self, name: &[u8]) -> Option<usize> {
-        if self.json_time.as_deref() == Some(name) {
-            return Some(0);
+/// What becomes of a member of this name, where these are the agent's and those in `log`.
+fn place(agent: &[&str], log: &[&str], name: &str) -> Place {
+    let (first, rest) = match name.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (name, None),
+    };
+    match (first, rest) {
+        ("@timestamp", None) => Place::OwnTime,
+        ("@timestamp", Some(_)) => Place::Moves,
+        ("log", None) => Place::Log,
+        ("log", Some(rest)) if log.iter().any(|name| rest.split('.').next() == Some(name)) => {
+            Place::Moves
         }
-        TIME_FIELDS.iter().position(|field| field.as_bytes() == name).map(|rank| rank + 1)
+        _ if agent.contains(&first) || METADATA_FIELDS.contains(&first) => Place::Moves,
+        _ => Place::Stays,
     }
-}
-
-/// A name that means something.
-#[derive(Debug, Clone)]
-struct Rule {
-    text: Box<[u8]>,
-    /// Names mean the same that go on with a dot.
-    with_rest: bool,
-}
-
-impl Rule {
-    fn segment(name: &str) -> Self {
-        Self { text: name.as_bytes().into(), with_rest: true }
-    }
-
-    fn whole(name: &str) -> Self {
-        Self { text: name.as_bytes().into(), with_rest: false }
-    }
-}
-
-/// Whether one of the first `rules`, those that begin as `start` says, is for `name`.
-#[inline(always)]
-fn falls_under(name: &[u8], start_of_name: usize, rules: &[Rule]) -> bool {
-    (rules.iter())
-        .take_while(|rule| start(&rule.text) == start_of_name)
-        .filter_map(|rule| Some((rule, name.strip_prefix(&*rule.text)?)))
-        .any(|(rule, rest)| rest.is_empty() || rule.with_rest && rest.first() == Some(&b'.'))
-}
-
-fn is_one_of(names: &[&str], name: &[u8]) -> bool {
-    names.iter().any(|other| other.as_bytes() == name)
 }
 
 #[inline(always)]
@@ -170,9 +205,9 @@ mod tests {
 
     fn check(form: DocumentForm, name: &str, expected: Place) {
         let names = Names::new(form, &["kubernetes", "stream", "time"], Some("zeit"));
-        let place = names.place(name.as_bytes());
-        assert_eq!(place, expected, "{name}");
-        assert!(place == Place::Stays || names.may_matter(name.as_bytes()), "{name} looked over");
+        let role = names.role(name.as_bytes());
+        assert_eq!(role.place, expected, "{name}");
+        assert_eq!(Role::of_mark(role.mark()), Some(role), "{name}");
     }
 
     #[test]
@@ -212,9 +247,22 @@ mod tests {
     #[test]
     fn time_fields_in_their_order() {
         let names = Names::new(DocumentForm::Ecs, &[], Some("zeit"));
-        let ranks = ["zeit", "@timestamp", "timestamp", "instant", "time", "ts"]
-            .map(|name| (names.may_matter(name.as_bytes()), names.time_rank(name.as_bytes())));
-        assert_eq!(ranks, [0, 1, 2, 3, 4, 5].map(|rank| (true, Some(rank))));
-        assert_eq!(names.time_rank(b"date"), None);
+        let ranks = ["zeit", "@timestamp", "timestamp", "instant", "time", "ts", "date"]
+            .map(|name| names.role(name.as_bytes()).time_rank);
+        assert_eq!(ranks, [Some(0), Some(1), Some(2), Some(3), Some(4), Some(5), None]);
+        let without = Names::new(DocumentForm::Ecs, &[], None);
+        assert_eq!(without.role(b"@timestamp").time_rank, Some(1));
+    }
+
+    #[test]
+    fn a_name_means_what_its_segments_and_the_pipeline_say() {
+        let time = Some("kubernetes.time");
+        let names = Names::new(DocumentForm::Fluentd, &["kubernetes", "stream"], time);
+        let role = |place, time_rank| Role { place, time_rank };
+        assert_eq!(names.role(b"kubernetes.time"), role(Place::Moves, Some(0)));
+        assert_eq!(names.role(b"kubernetes.time.x"), role(Place::Moves, None));
+        assert_eq!(names.role(b"time"), role(Place::Stays, Some(4)));
+        assert_eq!(names.role(b"time.x"), Role::PLAIN);
+        assert_eq!(Role::of_mark(crate::parse::json::UNMARKED), None);
     }
 }

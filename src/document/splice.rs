@@ -1,9 +1,7 @@
 //! Appends one bulk item to a body: action line, the agent's members, the application's.
 //!
 //! ```text
-//! {"create":{"_id":"…"}}                                       action line, in a bulk body only
-//! {"@timestamp":"…","kubernetes":{…},"flink":{…,"job":{"id":"…"}},"stream":"stdout",
-//!  "logtag":"F","time":"…","log.offset":0,<the application's members, byte for byte>}
+//! <the lead: action line, agent's members up to "log.offset":>0,<the application's members, byte for byte>}
 //! ```
 //!
 //! Guarantees that the document is one line of valid JSON without a name twice in any object, for
@@ -15,16 +13,19 @@
 //! that, `application.time` of the application's could meet a `time` that moved.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::fields::{Fields, Known};
 use super::id::{self, IdHash};
-use super::names::{Names, Place};
+use super::lead::{Filling, Lead};
+use super::names::{Names, Place, Role};
 use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
+use crate::parse::Lane;
 use crate::parse::json::{self, Kind, Member, Scan, ValueType};
+use crate::parse::time::{self, LastSecond};
 use crate::parse::walk::Members;
-use crate::parse::{Lane, time};
 use crate::pipeline::batch::Framing;
 
 const HOUR_NS: i64 = 3_600_000_000_000;
@@ -52,21 +53,13 @@ pub struct Parts<'a> {
 /// What is the same for all documents of one stream in one pipeline.
 #[derive(Debug)]
 pub struct Template {
-    names: Names,
-    form: DocumentForm,
-    framing: Framing,
+    names: Arc<Names>,
     /// The date-named index's pattern, escaped.
     index: Option<String>,
-    /// Members of a line without a job's id, up to and with `stream`, and in the fluentd form
-    /// [`USUAL_TAG`], by lane.
-    common: [Vec<u8>; 2],
-    /// The same with one: up to the id, and from behind it, by lane.
-    before_job: Vec<u8>,
-    after_job: [Vec<u8>; 2],
+    /// What items begin with, by lane: those without a job's id, and those with one.
+    leads: [Lead; 2],
+    leads_with_job: [Lead; 2],
 }
-
-/// The tag that nearly every line has, and what follows it up to the time's value.
-const USUAL_TAG: &[u8] = b",\"logtag\":\"F\",\"time\":\"";
 
 /// What differs from line to line beside the content.
 #[derive(Debug, Clone, Copy)]
@@ -91,8 +84,6 @@ pub struct LineFacts<'a> {
 pub enum Content<'a> {
     /// One logical line, without its line feed; JSON or not.
     Line(&'a [u8]),
-    /// The same, already read into [`Scratch::scan`], and what it was.
-    Scanned(&'a [u8], Kind),
     /// Joined lines, or a line that must not be looked into.
     Text(&'a [u8]),
 }
@@ -100,8 +91,14 @@ pub enum Content<'a> {
 /// Buffers that are used again for every line; one for each worker.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    pub scan: Scan,
+    scan: Scan,
+    /// By whom names in `scan` are marked: with their [roles](Role).
+    marked_by: Option<Arc<Names>>,
+    /// The times of the application's, which are mostly of one second.
+    second: LastSecond,
     edits: Vec<Edit>,
+    /// The document's member `@timestamp`, if it gets one.
+    stamp: Vec<u8>,
     /// What the slow road made of a line.
     rewritten: Vec<u8>,
     index: IndexCache,
@@ -138,38 +135,27 @@ struct IndexCache {
 impl Template {
     pub fn new(parts: Parts<'_>) -> Self {
         let Parts { head, flink, agent_names, form, json_time, framing, index } = parts;
-        let joined = |members: &[&[u8]]| {
-            let present: Vec<&[u8]> = members.iter().copied().filter(|m| !m.is_empty()).collect();
-            present.join(&b',')
-        };
         let flink_object = match flink {
             b"" => Vec::new(),
             members => [b"\"flink\":{", members, b"}"].concat(),
         };
-        let job = joined(&[flink, b"\"job\":{\"id\":\""]);
-        let usual_tag = match form {
-            DocumentForm::Fluentd => USUAL_TAG,
-            DocumentForm::Ecs => b"",
-        };
-        let lanes = Lane::BOTH.map(|lane| [&*stream_member(lane), usual_tag].concat());
         Self {
-            names: Names::new(form, agent_names, json_time),
-            form,
-            framing,
+            names: Arc::new(Names::new(form, agent_names, json_time)),
             index: index.and_then(|index| match index {
                 IndexName::ByDate(pattern) => Some(escaped(pattern)),
                 IndexName::Fixed(_) => None,
             }),
-            common: [0, 1].map(|lane: usize| joined(&[head, &flink_object, &lanes[lane]])),
-            before_job: joined(&[head, &[b"\"flink\":{", &*job].concat()]),
-            after_job: [0, 1].map(|lane: usize| [b"\"}},", &*lanes[lane]].concat()),
+            leads: Lane::BOTH
+                .map(|lane| Lead::new(&[head, &flink_object], None, lane, form, framing)),
+            leads_with_job: Lane::BOTH
+                .map(|lane| Lead::new(&[head], Some(flink), lane, form, framing)),
         }
     }
 
     /// Bytes that an item has at most besides its content.
     pub fn overhead_bytes(&self) -> usize {
         let index = self.index.as_ref().map_or(0, String::len);
-        self.before_job.len() + self.after_job[0].len() + index + ITEM_OVERHEAD
+        self.leads_with_job[0].bytes() + index + ITEM_OVERHEAD
     }
 
     /// Appends the item for one record. The body may hold anything before it.
@@ -181,24 +167,28 @@ impl Template {
         body: &mut Vec<u8>,
     ) -> Appended {
         let (line, kind) = match content {
-            Content::Line(line) => (line, Some(json::scan(line, &mut scratch.scan))),
-            Content::Scanned(line, kind) => (line, Some(kind)),
+            Content::Line(line) => (line, Some(self.scan(line, scratch))),
             Content::Text(text) => (text, None),
         };
         let start = body.len();
-        body.reserve(self.before_job.len() + line.len() + ITEM_OVERHEAD);
-        if self.framing == Framing::Bulk {
-            self.write_action(facts, &mut scratch.index, body);
-        }
-        let document = body.len();
-        match kind {
+        body.reserve(line.len() + self.overhead_bytes());
+        let document = match kind {
             Some(Kind::Object) => self.write_object(facts, line, scratch, body),
             Some(Kind::Unusual) => self.write_unusual(facts, line, scratch, body),
-            Some(Kind::Text(_)) | None => self.write_text(facts, line, body),
-        }
+            Some(Kind::Text(_)) | None => self.write_text(facts, line, scratch, body),
+        };
         let end = body.len();
         body.push(b'\n');
         Appended { start, document: document..end, kind }
+    }
+
+    #[inline(always)]
+    fn scan(&self, line: &[u8], scratch: &mut Scratch) -> Kind {
+        if !scratch.marked_by.as_ref().is_some_and(|names| Arc::ptr_eq(names, &self.names)) {
+            scratch.scan.unmark_all();
+            scratch.marked_by = Some(Arc::clone(&self.names));
+        }
+        json::scan(line, &mut scratch.scan)
     }
 
     /// What is known of the fields of the document that was just `appended` for `line`.
@@ -215,19 +205,6 @@ impl Template {
         })
     }
 
-    fn write_action(&self, facts: &LineFacts<'_>, cache: &mut IndexCache, body: &mut Vec<u8>) {
-        body.extend_from_slice(b"{\"create\":{");
-        if let Some(pattern) = &self.index {
-            body.extend_from_slice(b"\"_index\":\"");
-            body.extend_from_slice(cache.name(pattern, facts.time_ns));
-            body.extend_from_slice(b"\",");
-        }
-        body.extend_from_slice(b"\"_id\":\"");
-        let id = id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end);
-        body.extend_from_slice(&id);
-        body.extend_from_slice(b"\"}}\n");
-    }
-
     /// The slow road: the same object in another form, and on with it.
     fn write_unusual(
         &self,
@@ -235,23 +212,31 @@ impl Template {
         line: &[u8],
         scratch: &mut Scratch,
         body: &mut Vec<u8>,
-    ) {
+    ) -> usize {
         let mut rewritten = std::mem::take(&mut scratch.rewritten);
         rewritten.clear();
         rewrite::object(line.trim_ascii(), &mut rewritten);
-        match json::scan_rewritten(&rewritten, &mut scratch.scan) {
+        let document = match json::scan_rewritten(&rewritten, &mut scratch.scan) {
             Kind::Object => self.write_object(facts, &rewritten, scratch, body),
-            Kind::Unusual | Kind::Text(_) => self.write_text(facts, line, body),
-        }
+            Kind::Unusual | Kind::Text(_) => self.write_text(facts, line, scratch, body),
+        };
         rewritten.shrink_to(KEPT_BYTES);
         scratch.rewritten = rewritten;
+        document
     }
 
-    fn write_text(&self, facts: &LineFacts<'_>, text: &[u8], body: &mut Vec<u8>) {
-        self.write_agent(facts, &Stamp::Runtime, None, b"", body);
+    fn write_text(
+        &self,
+        facts: &LineFacts<'_>,
+        text: &[u8],
+        scratch: &mut Scratch,
+        body: &mut Vec<u8>,
+    ) -> usize {
+        let document = self.write_agent(facts, &Stamp::Runtime, None, b"", scratch, body);
         body.extend_from_slice(b",\"message\":\"");
         escape::write(text, body);
         body.extend_from_slice(b"\"}");
+        document
     }
 
     fn write_object(
@@ -260,36 +245,47 @@ impl Template {
         line: &[u8],
         scratch: &mut Scratch,
         body: &mut Vec<u8>,
-    ) {
-        let Scratch { scan, edits, .. } = scratch;
-        edits.clear();
-        let (stamp, own) = self.plan(line, &scan.members, edits);
-        self.write_agent(facts, &stamp, scan.job_id.clone(), line, body);
-        write_members(line, scan, edits, own, body);
+    ) -> usize {
+        let (stamp, own) = self.plan(line, scratch);
+        let job = scratch.scan.job_id.clone();
+        let document = self.write_agent(facts, &stamp, job, line, scratch, body);
+        write_members(line, &scratch.scan, &scratch.edits, own, body);
         body.push(b'}');
+        document
     }
 
     /// What of the application's members isn't copied as it is, and where the time comes from.
     #[inline(always)]
-    fn plan(&self, line: &[u8], members: &[Member], edits: &mut Vec<Edit>) -> (Stamp, OwnMember) {
+    fn plan(&self, line: &[u8], scratch: &mut Scratch) -> (Stamp, OwnMember) {
+        let Scratch { scan, second, edits, .. } = scratch;
+        edits.clear();
         let mut candidates = Candidates::default();
-        for (i, member) in members.iter().enumerate() {
-            let name = line.get(member.key()).unwrap_or_default();
-            if !self.names.may_matter(name) {
+        for i in 0..scan.members.len() {
+            let member = scan.members[i];
+            if member.mark == Role::PLAIN_MARK {
                 continue;
             }
-            if let Some(rank) = self.names.time_rank(name) {
-                candidates.note(rank, *member);
+            let role = Role::of_mark(member.mark).unwrap_or_else(|| self.mark(line, member, scan));
+            if let Some(rank) = role.time_rank {
+                candidates.note(rank, member);
             }
-            match self.names.place(name) {
+            match role.place {
                 Place::Stays => {}
                 Place::Moves => edits.push(Edit::Move(member.key().start)),
                 Place::OwnTime => edits.push(Edit::OwnTime(i)),
-                Place::Log if self.log_stays(line, *member) => {}
+                Place::Log if self.log_stays(line, member) => {}
                 Place::Log => edits.push(Edit::Move(member.key().start)),
             }
         }
-        candidates.decide(line)
+        candidates.decide(line, second)
+    }
+
+    /// Looks up what a member's name means, and notes that for lines to come.
+    #[inline(never)]
+    fn mark(&self, line: &[u8], member: Member, scan: &mut Scan) -> Role {
+        let role = self.names.role(line.get(member.key()).unwrap_or_default());
+        scan.mark(member, role.mark());
+        role
     }
 
     /// Whether the application's `log` can stand beside the agent's `log.offset`.
@@ -299,7 +295,7 @@ impl Template {
             && !Members::new(object).any(|(name, _)| self.names.is_in_log(name))
     }
 
-    /// The opening brace and the agent's members.
+    /// The action line, the opening brace and the agent's members; gives where that brace is.
     #[inline(always)]
     fn write_agent(
         &self,
@@ -307,35 +303,29 @@ impl Template {
         stamp: &Stamp,
         job_id: Option<Range<usize>>,
         line: &[u8],
+        scratch: &mut Scratch,
         body: &mut Vec<u8>,
-    ) {
-        body.push(b'{');
-        write_stamp(stamp, facts, line, body);
-        let lane = facts.lane as usize;
-        match job_id.and_then(|range| line.get(range)) {
-            Some(job) => {
-                body.extend_from_slice(&self.before_job);
-                body.extend_from_slice(job);
-                body.extend_from_slice(&self.after_job[lane]);
-            }
-            None => body.extend_from_slice(&self.common[lane]),
-        }
-        match self.form {
-            DocumentForm::Fluentd => {
-                if facts.tag != b"F" {
-                    body.truncate(body.len() - USUAL_TAG.len());
-                    write_unusual_tag(facts.tag, body);
-                }
-                body.extend_from_slice(facts.time);
-                body.extend_from_slice(b"\",\"log.offset\":");
-            }
-            DocumentForm::Ecs => body.extend_from_slice(b",\"log.offset\":"),
-        }
+    ) -> usize {
+        let Scratch { stamp: stamp_text, index, .. } = scratch;
+        stamp_text.clear();
+        write_stamp(stamp, facts, line, stamp_text);
+        let job = job_id.and_then(|range| line.get(range));
+        let leads = if job.is_some() { &self.leads_with_job } else { &self.leads };
+        let filling = Filling {
+            id: id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end),
+            index: self.index.as_ref().map(|pattern| index.name(pattern, facts.time_ns)),
+            stamp: stamp_text,
+            job: job.unwrap_or_default(),
+            tag: facts.tag,
+            time: facts.time,
+        };
+        let document = leads[facts.lane.index()].write(&filling, body);
         write_number(facts.start, body);
         if let Some(length) = facts.original_length {
             body.extend_from_slice(b",\"log.truncated\":true,\"log.original_length\":");
             write_number(length, body);
         }
+        document
     }
 }
 
@@ -386,17 +376,6 @@ fn write_stamp(stamp: &Stamp, facts: &LineFacts<'_>, line: &[u8], body: &mut Vec
     body.push(b',');
 }
 
-/// What stands in place of [`USUAL_TAG`].
-#[cold]
-fn write_unusual_tag(tag: &[u8], body: &mut Vec<u8>) {
-    if !tag.is_empty() {
-        body.extend_from_slice(b",\"logtag\":\"");
-        escape::write(tag, body);
-        body.push(b'"');
-    }
-    body.extend_from_slice(b",\"time\":\"");
-}
-
 /// The application's members behind a comma, edited; nothing where there are none.
 fn write_members(line: &[u8], scan: &Scan, edits: &[Edit], own: OwnMember, body: &mut Vec<u8>) {
     let mut from = scan.inner.start;
@@ -443,29 +422,14 @@ fn gap(members: &[Member], i: usize) -> Range<usize> {
     }
 }
 
-fn stream_member(lane: Lane) -> Vec<u8> {
-    format!("\"stream\":\"{}\"", lane.as_str()).into_bytes()
-}
-
 fn escaped(text: &str) -> String {
     let mut out = Vec::new();
     escape::write(text.as_bytes(), &mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 
-#[inline]
-fn write_number(mut number: u64, body: &mut Vec<u8>) {
-    let mut digits = [0_u8; 20];
-    let mut first = digits.len();
-    for place in digits.iter_mut().rev() {
-        *place = b"0123456789"[(number % 10) as usize];
-        number /= 10;
-        first -= 1;
-        if number == 0 {
-            break;
-        }
-    }
-    body.extend_from_slice(digits.get(first..).unwrap_or_default());
+fn write_number(number: u64, body: &mut Vec<u8>) {
+    body.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::parse::json::{Member, ValueType};
-use crate::parse::time;
+use crate::parse::time::{self, LastSecond};
 use crate::parse::walk::Members;
 
 /// Tried in this order, after the pipeline's `parse.json.time`.
@@ -48,16 +48,16 @@ enum Reading {
 
 impl Candidates {
     /// The first of a rank counts; the fast road sees no second.
-    pub(super) fn note(&mut self, rank: usize, member: Member) {
-        if let Some(place @ None) = self.0.get_mut(rank) {
+    pub(super) fn note(&mut self, rank: u8, member: Member) {
+        if let Some(place @ None) = self.0.get_mut(usize::from(rank)) {
             *place = Some(member);
         }
     }
 
-    pub(super) fn decide(&self, line: &[u8]) -> (Stamp, OwnMember) {
+    pub(super) fn decide(&self, line: &[u8], second: &mut LastSecond) -> (Stamp, OwnMember) {
         for member in self.0.iter().flatten() {
             let own = line.get(member.key()) == Some(b"@timestamp");
-            match (read(line, *member), own) {
+            match (read(line, *member, second), own) {
                 (None, _) => {}
                 (Some(Reading::Canonical), true) => return (Stamp::Own, OwnMember::Stays),
                 (Some(Reading::Canonical), false) => {
@@ -71,12 +71,12 @@ impl Candidates {
     }
 }
 
-fn read(line: &[u8], member: Member) -> Option<Reading> {
+fn read(line: &[u8], member: Member, second: &mut LastSecond) -> Option<Reading> {
     let value = line.get(member.value())?;
     match member.value_type {
         ValueType::String => {
             let text = value.get(1..value.len().checked_sub(1)?)?;
-            if time::is_canonical(text) {
+            if time::is_canonical(text, second) {
                 return Some(Reading::Canonical);
             }
             time::parse(text).map(Reading::Ns)

@@ -7,11 +7,12 @@
 //!
 //! Source: kubernetes/kubernetes `pkg/kubelet/kuberuntime/logs/logs.go` (`parseCRILog`).
 
-use super::{Lane, Line, Malformed, time};
+use super::time::{self, LastSecond};
+use super::{Lane, Line, Malformed};
 
 /// Takes apart one raw line, given without its line feed.
-pub fn parse(line: &[u8]) -> Result<Line<'_>, Malformed> {
-    let (time_ns, length) = time::runtime_prefix(line).ok_or(Malformed::Time)?;
+pub fn parse<'a>(line: &'a [u8], last: &mut LastSecond) -> Result<Line<'a>, Malformed> {
+    let (time_ns, length) = time::runtime_prefix(line, last).ok_or(Malformed::Time)?;
     let (time, rest) = line.split_at(length);
     let (lane, rest) = match rest {
         [b' ', b's', b't', b'd', b'o', b'u', b't', b' ', rest @ ..] => (Lane::Stdout, rest),
@@ -42,7 +43,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(line: &str, expected: Result<(&str, Lane, bool, &str, &str), Malformed>) {
-        let parsed = parse(line.as_bytes());
+        let parsed = parse(line.as_bytes(), &mut LastSecond::default());
         let ours = parsed.map(|line| {
             let mut time = Vec::new();
             time::write_utc(line.time_ns, &mut time);
@@ -112,15 +113,15 @@ mod tests {
             line.extend_from_slice(format!(" {} {tag} ", lane.as_str()).as_bytes());
             line.extend_from_slice(&content);
             let time = &line[..30];
-            prop_assert_eq!(parse(&line), Ok(Line {
+            prop_assert_eq!(parse(&line, &mut LastSecond::default()), Ok(Line {
                 time_ns: ns, time, lane, partial, tag: tag.as_bytes(), content: &content,
             }));
         }
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>, text in "2016-10-06T00:17:09Z? (stdout|std)? ?[PF]?:?.{0,3}") {
-            parse(&bytes).ok();
-            parse(text.as_bytes()).ok();
+            parse(&bytes, &mut LastSecond::default()).ok();
+            parse(text.as_bytes(), &mut LastSecond::default()).ok();
         }
     }
 }

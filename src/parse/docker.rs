@@ -7,7 +7,7 @@
 //!
 //! Source: moby/moby `daemon/logger/jsonfilelog/jsonlog/jsonlogbytes.go`.
 
-use super::{Lane, Line, Malformed, time};
+use super::{FrameScratch, Lane, Line, Malformed, time};
 
 /// Deepest nesting of arrays and objects in a member that is passed over.
 const MAX_DEPTH: usize = 64;
@@ -21,7 +21,8 @@ struct Members<'a> {
 }
 
 /// Takes apart one raw line, given without its line feed. What was in `scratch` is lost.
-pub fn parse<'a>(line: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Line<'a>, Malformed> {
+pub fn parse<'a>(line: &'a [u8], scratch: &'a mut FrameScratch) -> Result<Line<'a>, Malformed> {
+    let FrameScratch { unescaped: scratch, second } = scratch;
     let usual = usual_members(line)
         .and_then(|members| Some((members, Content::decode(members.log, scratch)?)));
     let (members, content) = match usual {
@@ -32,7 +33,7 @@ pub fn parse<'a>(line: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Line<'a>, M
         }
     };
     let lane = Lane::from_bytes(members.stream).ok_or(Malformed::Lane)?;
-    let time_ns = match time::runtime_prefix(members.time) {
+    let time_ns = match time::runtime_prefix(members.time, second) {
         Some((ns, length)) if length == members.time.len() => ns,
         _ => return Err(Malformed::Time),
     };
@@ -251,7 +252,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(line: &str, expected: Result<(Lane, bool, &str), Malformed>) {
-        let mut scratch = b"old".to_vec();
+        let mut scratch = FrameScratch { unescaped: b"old".to_vec(), ..FrameScratch::default() };
         let parsed = parse(line.as_bytes(), &mut scratch);
         let parsed = parsed.map(|line| {
             assert!(line.tag.is_empty());
@@ -343,7 +344,7 @@ mod tests {
             } else {
                 format!(r#"{{{TIME},"stream":"{stream}","attrs":{log},"log":{log}}}"#)
             };
-            let mut scratch = Vec::new();
+            let mut scratch = FrameScratch::default();
             let parsed = parse(line.as_bytes(), &mut scratch).unwrap();
             prop_assert_eq!(parsed.lane, lane);
             prop_assert_eq!(parsed.time_ns, 1_795_467_968_725_000_000);
@@ -364,7 +365,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>, text in r#"\{?("log"|"time"|[{}:,"\\ua0]){0,20}"#) {
             for bytes in [&bytes[..], text.as_bytes()] {
-                let mut scratch = Vec::new();
+                let mut scratch = FrameScratch::default();
                 parse(bytes, &mut scratch).ok();
                 let quoted = [br#"{"log":""#, bytes, br#"","stream":"stdout","time":"2026-11-23T21:06:08Z"}"#].concat();
                 parse(&quoted, &mut scratch).ok();

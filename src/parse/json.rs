@@ -17,7 +17,8 @@ mod search;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use known::{Ids, KnownNames, Meaning};
+pub use known::UNMARKED;
+use known::{Ids, KnownNames, Meaning, NOWHERE};
 pub use search::{Search, Task, with_best};
 
 /// Objects and arrays inside one another, the outer object being the first. Elasticsearch's own
@@ -79,6 +80,9 @@ pub struct Member {
     value_start: u32,
     value_end: u32,
     pub value_type: ValueType,
+    /// What its name was [marked](Scan::mark) with, [`UNMARKED`] if it wasn't.
+    pub mark: u8,
+    known: u8,
 }
 
 impl Member {
@@ -109,6 +113,19 @@ pub struct Scan {
     open: Vec<Open>,
     /// The names of the open nested objects, with their hashes.
     names: Vec<(Name, u32)>,
+}
+
+impl Scan {
+    /// Marks the name of `member`: lines to come have `mark` beside it, so that what a name means
+    /// to the caller need not be found out for each of them. A name may lose its mark at any time.
+    pub fn mark(&mut self, member: Member, mark: u8) {
+        self.known.mark(member.known, mark);
+    }
+
+    /// Takes all marks away.
+    pub fn unmark_all(&mut self) {
+        self.known.unmark_all();
+    }
 }
 
 /// An object or array that has not ended, inside the outer object.
@@ -233,6 +250,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             let mut before = None;
             let mut ids = Ids::default();
             loop {
+                before = self.usual_members(before, &mut ids);
                 before = self.member(before, &mut ids)?;
                 end = self.pos;
                 if self.ends_object()? {
@@ -245,18 +263,62 @@ impl<S: Search> Cursor<'_, '_, S> {
         if self.pos == self.line.len() { Ok(()) } else { Err(Reason::Invalid) }
     }
 
+    /// Passes top-level members for as long as each is what nearly all are: a name that is guessed,
+    /// a string without escapes, a comma, and nothing in between. Takes the number of the name
+    /// before, and gives that of the last. What follows is for [`Self::member`].
+    #[inline(always)]
+    fn usual_members(&mut self, mut before: Option<u8>, ids: &mut Ids) -> Option<u8> {
+        let line = self.line;
+        let byte = |at| line.get(at).copied().unwrap_or(0);
+        let mut start = self.pos;
+        loop {
+            let rest = line.get(start..).unwrap_or_default();
+            let Some(guess) = self.out.known.guess(before, rest) else { break };
+            let value_start = start + guess.bytes;
+            if byte(value_start) != b'"' {
+                break;
+            }
+            let quote = S::plain_end(line, value_start + 1);
+            if byte(quote) != b'"' || byte(quote + 1) != b',' {
+                break;
+            }
+            self.unusual |= ids.insert(guess.id);
+            self.out.members.push(Member {
+                key_start: narrow(start + 1),
+                key_end: narrow(value_start - 2),
+                value_start: narrow(value_start),
+                value_end: narrow(quote + 1),
+                value_type: ValueType::String,
+                mark: guess.mark,
+                known: guess.id,
+            });
+            start = quote + 2;
+            if guess.meaning == Meaning::Job {
+                self.pos = quote + 1;
+                self.note_job(value_start);
+            }
+            before = Some(guess.id);
+        }
+        self.pos = start;
+        self.skip_space();
+        before
+    }
+
     /// A top-level member behind the one with the name `before`; gives the number of its own name.
     #[inline(always)]
     fn member(&mut self, before: Option<u8>, ids: &mut Ids) -> Result<Option<u8>, Reason> {
         let text_start = self.pos;
         let rest = self.line.get(text_start..).unwrap_or_default();
-        let (id, key_end, meaning) = match self.out.known.guess(before, rest) {
+        let (id, key_end, meaning, mark) = match self.out.known.guess(before, rest) {
             Some(guess) => {
                 self.pos = text_start + guess.bytes;
                 self.skip_space();
-                (Some(guess.id), text_start + guess.bytes - 2, guess.meaning)
+                (Some(guess.id), text_start + guess.bytes - 2, guess.meaning, guess.mark)
             }
-            None => self.new_name(before)?,
+            None => {
+                let (id, key_end, meaning) = self.new_name(before)?;
+                (id, key_end, meaning, UNMARKED)
+            }
         };
         let key_start = text_start + 1;
         match id {
@@ -281,6 +343,8 @@ impl<S: Search> Cursor<'_, '_, S> {
             value_start: narrow(value_start),
             value_end: narrow(self.pos),
             value_type,
+            mark,
+            known: id.unwrap_or(NOWHERE),
         });
         if meaning == Meaning::Job {
             self.note_job(value_start);

@@ -15,6 +15,7 @@ pub mod walk;
 
 use serde::{Deserialize, Serialize};
 
+use self::time::LastSecond;
 use crate::config::agent::LineFormat;
 
 /// One raw line of a log file, taken apart. Borrows from the line, or from the scratch buffer.
@@ -33,6 +34,14 @@ pub struct Line<'a> {
     pub content: &'a [u8],
 }
 
+/// What is used again for every line.
+#[derive(Debug, Default)]
+pub struct FrameScratch {
+    /// The content of a line that was written with escapes.
+    unescaped: Vec<u8>,
+    second: LastSecond,
+}
+
 /// Takes a raw line apart, without its line feed, by the frame that its file has.
 ///
 /// What must be unescaped is put into `scratch`. [`LineFormat::Auto`] goes by the first byte.
@@ -42,13 +51,13 @@ pub struct Line<'a> {
 pub fn line<'a>(
     format: LineFormat,
     raw: &'a [u8],
-    scratch: &'a mut Vec<u8>,
+    scratch: &'a mut FrameScratch,
 ) -> Result<Line<'a>, Malformed> {
     match format {
-        LineFormat::Cri => cri::parse(raw),
+        LineFormat::Cri => cri::parse(raw, &mut scratch.second),
         LineFormat::Docker => docker::parse(raw, scratch),
         LineFormat::Auto if raw.first() == Some(&b'{') => docker::parse(raw, scratch),
-        LineFormat::Auto => cri::parse(raw),
+        LineFormat::Auto => cri::parse(raw, &mut scratch.second),
     }
 }
 

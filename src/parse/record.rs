@@ -23,6 +23,9 @@ pub const GAP_NS: i64 = 1_000_000_000;
 /// The most logical lines that one record joins.
 pub const RECORD_LINES_MAX: u32 = 1000;
 
+/// A longer buffer gives its memory back when its record has ended.
+const KEPT_BYTES: usize = 4096;
+
 /// One record: what becomes one document, or is blank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -51,6 +54,51 @@ impl Record<'_> {
     }
 }
 
+/// A logical line: one raw line as it is, or several that were put together.
+#[derive(Debug, Clone, Copy)]
+struct Logical<'a> {
+    start: Position,
+    end: Position,
+    time_ns: i64,
+    last_time_ns: i64,
+    time: &'a [u8],
+    tag: &'a [u8],
+    content: &'a [u8],
+    /// Bytes of content there would be without the limit.
+    content_bytes: u64,
+}
+
+impl<'a> Logical<'a> {
+    /// A raw line that is complete.
+    fn lent(line: &Line<'a>, missing: u64, start: Position, end: Position, limit: usize) -> Self {
+        Self {
+            start,
+            end,
+            time_ns: line.time_ns,
+            last_time_ns: line.time_ns,
+            time: line.time,
+            tag: line.tag,
+            content: &line.content[..line.content.len().min(limit)],
+            content_bytes: line.content.len() as u64 + missing,
+        }
+    }
+
+    fn record(&self, lane: Lane, lines: u32) -> Record<'a> {
+        let cut = self.content_bytes > self.content.len() as u64;
+        Record {
+            lane,
+            time_ns: self.time_ns,
+            time: self.time,
+            tag: self.tag,
+            start: self.start,
+            end: self.end,
+            content: self.content,
+            lines,
+            original_bytes: cut.then_some(self.content_bytes),
+        }
+    }
+}
+
 /// What is open on one of stdout and stderr.
 #[derive(Debug)]
 struct Open {
@@ -61,65 +109,100 @@ struct Open {
     time: Vec<u8>,
     tag: Vec<u8>,
     content: Vec<u8>,
-    /// Bytes of content there would be without the limit.
     content_bytes: u64,
     lines: u32,
 }
 
 impl Open {
-    fn begin(line: &Line<'_>, missing: u64, start: Position, end: Position, limit: usize) -> Self {
-        let mut open = Self {
-            start,
-            end,
-            time_ns: line.time_ns,
-            last_time_ns: line.time_ns,
-            time: line.time.to_vec(),
-            tag: Vec::new(),
-            content: Vec::with_capacity(line.content.len().min(limit)),
-            content_bytes: 0,
-            lines: 1,
-        };
-        open.append(line, missing, end, limit);
-        open
+    /// Begins with `line`, in buffers that were used before where there are some.
+    fn begin(line: &Logical<'_>, spare: Option<Buffers>) -> Self {
+        let Buffers { mut time, mut tag, mut content } = spare.unwrap_or_default();
+        time.extend_from_slice(line.time);
+        tag.extend_from_slice(line.tag);
+        content.extend_from_slice(line.content);
+        let Logical { start, end, time_ns, last_time_ns, content_bytes, .. } = *line;
+        Self { start, end, time_ns, last_time_ns, time, tag, content, content_bytes, lines: 1 }
     }
 
-    fn append(&mut self, line: &Line<'_>, missing: u64, end: Position, limit: usize) {
+    /// Adds the next piece of a logical line. Where the buffer is too short for it and `long` isn't,
+    /// they change places.
+    fn append(
+        &mut self,
+        line: &Line<'_>,
+        missing: u64,
+        end: Position,
+        limit: usize,
+        long: &mut Vec<u8>,
+    ) {
         let room = limit.saturating_sub(self.content.len());
-        self.content.extend_from_slice(&line.content[..line.content.len().min(room)]);
+        let piece = &line.content[..line.content.len().min(room)];
+        let needed = self.content.len() + piece.len();
+        if needed > self.content.capacity() && needed <= long.capacity() {
+            long.clear();
+            long.extend_from_slice(&self.content);
+            std::mem::swap(&mut self.content, long);
+        }
+        self.content.extend_from_slice(piece);
         self.content_bytes += line.content.len() as u64 + missing;
-        self.tag.clear();
-        self.tag.extend_from_slice(line.tag);
-        self.last_time_ns = line.time_ns;
-        self.end = end;
+        self.end_with(line.tag, line.time_ns, end);
+    }
+
+    /// Leaves its buffer in `long` if that is shorter.
+    fn give_up_content(&mut self, long: &mut Vec<u8>) {
+        if self.content.capacity() > long.capacity().max(KEPT_BYTES) {
+            std::mem::swap(&mut self.content, long);
+        }
     }
 
     /// Adds a complete logical line to a record of several.
-    fn join(&mut self, line: &Open, limit: usize) {
+    fn join(&mut self, line: &Logical<'_>, limit: usize) {
         let room = limit.saturating_sub(self.content.len());
         if room > 0 {
             self.content.push(b'\n');
             self.content.extend_from_slice(&line.content[..line.content.len().min(room - 1)]);
         }
         self.content_bytes += 1 + line.content_bytes;
-        self.tag.clone_from(&line.tag);
-        self.last_time_ns = line.last_time_ns;
-        self.end = line.end;
         self.lines += 1;
+        self.end_with(line.tag, line.last_time_ns, line.end);
     }
 
-    fn record(&self, lane: Lane) -> Record<'_> {
-        let cut = self.content_bytes > self.content.len() as u64;
-        Record {
-            lane,
-            time_ns: self.time_ns,
-            time: &self.time,
-            tag: &self.tag,
+    fn end_with(&mut self, tag: &[u8], time_ns: i64, end: Position) {
+        self.tag.clear();
+        self.tag.extend_from_slice(tag);
+        self.last_time_ns = time_ns;
+        self.end = end;
+    }
+
+    fn logical(&self) -> Logical<'_> {
+        Logical {
             start: self.start,
             end: self.end,
+            time_ns: self.time_ns,
+            last_time_ns: self.last_time_ns,
+            time: &self.time,
+            tag: &self.tag,
             content: &self.content,
-            lines: self.lines,
-            original_bytes: cut.then_some(self.content_bytes),
+            content_bytes: self.content_bytes,
         }
+    }
+}
+
+/// Buffers of an [`Open`] that has ended, empty.
+#[derive(Debug, Default)]
+struct Buffers {
+    time: Vec<u8>,
+    tag: Vec<u8>,
+    content: Vec<u8>,
+}
+
+impl Buffers {
+    /// `None` for those that are worth more than an allocation: every reader may keep some.
+    fn of(open: Open) -> Option<Self> {
+        let Open { mut time, mut tag, mut content, .. } = open;
+        time.clear();
+        tag.clear();
+        content.clear();
+        (content.capacity() <= KEPT_BYTES).then_some(Self { time, tag, content })
     }
 }
 
@@ -143,74 +226,86 @@ pub struct Joiner {
     join_several: bool,
     line_bytes_max: usize,
     lanes: [LaneState; 2],
+    spare: Option<Buffers>,
 }
 
 impl Joiner {
     /// `join_several` joins stack traces and their like; a logical line is cut at
     /// `line_bytes_max`, and so is a record of several.
     pub fn new(join_several: bool, line_bytes_max: usize) -> Self {
-        Self { join_several, line_bytes_max, lanes: [LaneState::default(), LaneState::default()] }
+        let lanes = [LaneState::default(), LaneState::default()];
+        Self { join_several, line_bytes_max, lanes, spare: None }
     }
 
     /// Takes the raw line that stands at `place`; `emit` gets at most two records.
     ///
-    /// `missing` says how many bytes of content the caller has left out at the line's end.
+    /// `missing` says how many bytes of content the caller has left out at the line's end. `long` is
+    /// a buffer that long lines are put together in, so that it need not grow for each of them:
+    /// its content means nothing, and its length is at most the longest line's.
     pub fn accept(
         &mut self,
         line: &Line<'_>,
         missing: u64,
         place: &Range<Position>,
+        long: &mut Vec<u8>,
         emit: &mut impl FnMut(Record<'_>),
     ) {
         let Range { start, end } = *place;
         let limit = self.line_bytes_max;
         let state = &mut self.lanes[line.lane.index()];
         if let Some(mut partial) = state.partial.take() {
-            partial.append(line, missing, end, limit);
+            partial.append(line, missing, end, limit, long);
             if line.partial {
                 state.partial = Some(partial);
             } else {
-                self.complete(line.lane, partial, emit);
+                self.complete(line.lane, &partial.logical(), emit);
+                partial.give_up_content(long);
+                self.spare = Buffers::of(partial);
             }
             return;
         }
+        let logical = Logical::lent(line, missing, start, end, limit);
         if line.partial {
-            state.partial = Some(Open::begin(line, missing, start, end, limit));
-            return;
-        }
-        let alone = !self.join_several || starts_like_json(line.content) || is_blank(line.content);
-        if alone && missing == 0 && line.content.len() <= limit {
-            self.close(line.lane, emit);
-            emit(lent(line, start, end));
+            state.partial = Some(Open::begin(&logical, self.spare.take()));
         } else {
-            self.complete(line.lane, Open::begin(line, missing, start, end, limit), emit);
+            self.complete(line.lane, &logical, emit);
         }
     }
 
     /// Takes a complete logical line.
-    fn complete(&mut self, lane: Lane, line: Open, emit: &mut impl FnMut(Record<'_>)) {
-        let limit = self.line_bytes_max;
-        if !self.join_several || starts_like_json(&line.content) || is_blank(&line.content) {
+    #[inline(always)]
+    fn complete(&mut self, lane: Lane, line: &Logical<'_>, emit: &mut impl FnMut(Record<'_>)) {
+        if !self.join_several || starts_like_json(line.content) || is_blank(line.content) {
             self.close(lane, emit);
-            emit(line.record(lane));
+            emit(line.record(lane, 1));
             return;
         }
+        self.join(lane, line, emit);
+    }
+
+    /// Takes a line that may belong to a record of several.
+    fn join(&mut self, lane: Lane, line: &Logical<'_>, emit: &mut impl FnMut(Record<'_>)) {
+        let limit = self.line_bytes_max;
         if let Some(several) = &mut self.lanes[lane.index()].several
-            && several.admits(&line, limit)
-            && several.group.continues(&line.content)
+            && several.admits(line, limit)
+            && several.group.continues(line.content)
         {
-            several.open.join(&line, limit);
+            several.open.join(line, limit);
             return;
         }
         self.close(lane, emit);
-        let group = Group::start(&line.content);
-        self.lanes[lane.index()].several = Some(Several { open: line, group });
+        let several = Several {
+            open: Open::begin(line, self.spare.take()),
+            group: Group::start(line.content),
+        };
+        self.lanes[lane.index()].several = Some(several);
     }
 
     /// Ends the record of several lines that is open on `lane`.
     pub fn close(&mut self, lane: Lane, emit: &mut impl FnMut(Record<'_>)) {
         if let Some(several) = self.lanes[lane.index()].several.take() {
-            emit(several.open.record(lane));
+            emit(several.open.logical().record(lane, several.open.lines));
+            self.spare = Buffers::of(several.open);
         }
     }
 
@@ -218,7 +313,7 @@ impl Joiner {
     pub fn finish(&mut self, emit: &mut impl FnMut(Record<'_>)) {
         for lane in Lane::BOTH {
             if let Some(partial) = self.lanes[lane.index()].partial.take() {
-                self.complete(lane, partial, emit);
+                self.complete(lane, &partial.logical(), emit);
             }
             self.close(lane, emit);
         }
@@ -265,25 +360,10 @@ impl Joiner {
 
 impl Several {
     /// Whether time and limits let `line` continue the record.
-    fn admits(&self, line: &Open, limit: usize) -> bool {
+    fn admits(&self, line: &Logical<'_>, limit: usize) -> bool {
         line.time_ns.saturating_sub(self.open.last_time_ns) <= GAP_NS
             && self.open.lines < RECORD_LINES_MAX
             && self.open.content.len() + line.content.len() < limit
-    }
-}
-
-/// The record of a line that stands for itself.
-fn lent<'a>(line: &Line<'a>, start: Position, end: Position) -> Record<'a> {
-    Record {
-        lane: line.lane,
-        time_ns: line.time_ns,
-        time: line.time,
-        tag: line.tag,
-        start,
-        end,
-        content: line.content,
-        lines: 1,
-        original_bytes: None,
     }
 }
 

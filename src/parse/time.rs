@@ -57,13 +57,64 @@ impl Scanned {
     }
 }
 
+/// Bytes of `YYYY-MM-DDTHH:MM:SS`.
+const SECOND_BYTES: usize = 19;
+
+/// The second of the time that was read last. Times of lines follow each other closely, so that
+/// most are read by comparing their seconds' text with it. Changes no result.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LastSecond {
+    /// As RFC 3339 writes it, in upper case; zeros before the first.
+    text: [u8; SECOND_BYTES],
+    /// Since the epoch, if the zone is `Z`.
+    seconds: i64,
+}
+
+impl LastSecond {
+    /// What follows the second's text, if `bytes` begins with it.
+    #[inline(always)]
+    fn strip<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (text, rest) = bytes.split_first_chunk()?;
+        (*text == self.text).then_some(rest)
+    }
+
+    /// Notes a time without a leap second.
+    fn note(&mut self, bytes: &[u8], scanned: &Scanned) {
+        if let Some(text) = bytes.first_chunk() {
+            let days = days_from_civil(scanned.year, scanned.month, scanned.day);
+            *self = Self { text: *text, seconds: days * DAY_SECONDS + scanned.second };
+        }
+    }
+}
+
 /// Reads the RFC 3339 date-time that `bytes` begins with: the nanoseconds since the epoch, and
 /// how many bytes it took. Fractions have any number of digits, those past the ninth don't count.
-pub fn runtime_prefix(bytes: &[u8]) -> Option<(i64, usize)> {
+#[inline]
+pub fn runtime_prefix(bytes: &[u8], last: &mut LastSecond) -> Option<(i64, usize)> {
+    match last.strip(bytes).and_then(|rest| after_second(rest, last.seconds)) {
+        Some(found) => Some(found),
+        None => any_prefix(bytes, last),
+    }
+}
+
+/// The time that goes on with `rest` after so many seconds, and its bytes; `None` where that is
+/// not a fraction and `Z`.
+#[inline(always)]
+fn after_second(rest: &[u8], seconds: i64) -> Option<(i64, usize)> {
+    let (b'.', digits) = rest.split_first()? else { return None };
+    let (nanos, count) = fraction_digits(digits);
+    let is_utc = count > 0 && digits.get(count) == Some(&b'Z');
+    let ns = seconds.checked_mul(NANOS)?.checked_add(nanos)?;
+    is_utc.then_some((ns, SECOND_BYTES + 1 + count + 1))
+}
+
+#[inline(never)]
+fn any_prefix(bytes: &[u8], last: &mut LastSecond) -> Option<(i64, usize)> {
     let scanned = scan(bytes)?;
     if !scanned.plain || scanned.leap_second {
         return None;
     }
+    last.note(bytes, &scanned);
     Some((scanned.ns()?, scanned.length))
 }
 
@@ -73,11 +124,26 @@ pub fn runtime_prefix(bytes: &[u8]) -> Option<(i64, usize)> {
 ///
 /// Source: elastic/elasticsearch `server/src/main/java/org/elasticsearch/common/time/`
 /// (`strict_date_optional_time`).
-pub fn is_canonical(text: &[u8]) -> bool {
+#[inline]
+pub fn is_canonical(text: &[u8], last: &mut LastSecond) -> bool {
+    let is_usual = last.strip(text).is_some_and(|rest| match rest {
+        [b'.', digits @ .., b'Z'] => {
+            (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    });
+    is_usual || any_is_canonical(text, last)
+}
+
+#[inline(never)]
+fn any_is_canonical(text: &[u8], last: &mut LastSecond) -> bool {
     scan(text).is_some_and(|scanned| {
-        scanned.length == text.len()
-            && scanned.plain
-            && !scanned.leap_second
+        let is_plain = scanned.plain && !scanned.leap_second;
+        if is_plain {
+            last.note(text, &scanned);
+        }
+        is_plain
+            && scanned.length == text.len()
             && scanned.fraction_digits <= 9
             && scanned.offset_seconds.abs() <= MAX_OFFSET_SECONDS
     })
@@ -173,9 +239,15 @@ fn eight_digits(text: &[u8; 8]) -> Option<i64> {
 
 /// The fraction's value in nanoseconds and its number of digits, without the point; no digits, no
 /// fraction.
-#[inline]
 fn fraction(bytes: &[u8]) -> (i64, usize) {
-    let Some((b'.' | b',', digits)) = bytes.split_first() else { return (0, 0) };
+    match bytes.split_first() {
+        Some((b'.' | b',', digits)) => fraction_digits(digits),
+        _ => (0, 0),
+    }
+}
+
+#[inline(always)]
+fn fraction_digits(digits: &[u8]) -> (i64, usize) {
     let (mut nanos, mut count) = match digits.first_chunk().and_then(eight_digits) {
         Some(eight) => (eight * 10, 8),
         None => (0, 0),
@@ -420,7 +492,14 @@ mod tests {
 
     fn check(text: &str, expected: Option<&str>, canonical: bool) {
         assert_eq!(parse(text.as_bytes()).map(written).as_deref(), expected, "{text}");
-        assert_eq!(is_canonical(text.as_bytes()), canonical, "{text}");
+        let mut last = LastSecond::default();
+        for _ in 0..2 {
+            assert_eq!(is_canonical(text.as_bytes(), &mut last), canonical, "{text}");
+        }
+    }
+
+    fn prefix(text: &[u8]) -> Option<(i64, usize)> {
+        runtime_prefix(text, &mut LastSecond::default())
     }
 
     fn check_number(text: &str, expected: Option<&str>) {
@@ -529,9 +608,9 @@ mod tests {
         #[test]
         fn writing_and_reading_are_inverse(ns: i64) {
             let text = written(ns);
-            prop_assert!(is_canonical(text.as_bytes()));
+            prop_assert!(is_canonical(text.as_bytes(), &mut LastSecond::default()));
             prop_assert_eq!(parse(text.as_bytes()), Some(ns));
-            prop_assert_eq!(runtime_prefix(text.as_bytes()), Some((ns, text.len())));
+            prop_assert_eq!(prefix(text.as_bytes()), Some((ns, text.len())));
             let zoned = Timestamp::from_nanosecond(ns.into()).unwrap();
             prop_assert_eq!(text, format!("{zoned:.9}"));
         }
@@ -546,9 +625,25 @@ mod tests {
                 "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}{zone}"
             );
             let theirs = text.parse::<Timestamp>().ok().filter(|_| hour < 24);
-            prop_assert_eq!(is_canonical(text.as_bytes()), theirs.is_some(), "{}", text);
+            let canonical = is_canonical(text.as_bytes(), &mut LastSecond::default());
+            prop_assert_eq!(canonical, theirs.is_some(), "{}", text);
             let ns = theirs.and_then(|time| i64::try_from(time.as_nanosecond()).ok());
             prop_assert_eq!(parse(text.as_bytes()), ns);
+        }
+
+        /// Whatever was read before.
+        #[test]
+        fn the_last_second_changes_nothing(texts in prop::collection::vec(
+            "(2026-11-2[34]|1600-01-01)T21:08:5[78](\\.[0-9]{1,10}|\\.|)(Z|z|\\+01:00|Z?[0-9 ]|)", 1..6,
+        )) {
+            let mut last = LastSecond::default();
+            for text in &texts {
+                prop_assert_eq!(runtime_prefix(text.as_bytes(), &mut last), prefix(text.as_bytes()));
+            }
+            for text in &texts {
+                let alone = is_canonical(text.as_bytes(), &mut LastSecond::default());
+                prop_assert_eq!(is_canonical(text.as_bytes(), &mut last), alone);
+            }
         }
 
         #[test]
@@ -562,12 +657,12 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>, text in "[-+0-9TZtz:., eE]{0,40}") {
             for bytes in [&bytes[..], text.as_bytes()] {
-                let canonical = is_canonical(bytes);
+                let canonical = is_canonical(bytes, &mut LastSecond::default());
                 let read = parse(bytes);
                 prop_assert!(!canonical || read.is_some() || !bytes.starts_with(b"20"));
                 parse_number(bytes);
                 from_instant(bytes, bytes);
-                runtime_prefix(bytes);
+                prefix(bytes);
                 starts_like_date_time(bytes);
             }
         }

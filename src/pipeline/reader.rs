@@ -29,7 +29,7 @@ use crate::discover::{PartKind, StreamName};
 use crate::document::splice::Scratch;
 use crate::filter::Filters;
 use crate::parse::record::{Joiner, Record};
-use crate::parse::{self, Lane, Line, time};
+use crate::parse::{self, FrameScratch, Lane, Line, time};
 use crate::tail::{self, PartId, Position, Source};
 use crate::telemetry::throttle;
 
@@ -73,7 +73,9 @@ pub struct Desk<'a> {
     pub batch: &'a mut OpenBatch,
     pub filters: &'a mut Filters,
     pub buffer: &'a mut Vec<u8>,
-    pub unescaped: &'a mut Vec<u8>,
+    pub frames: &'a mut FrameScratch,
+    /// For logical lines that come in pieces.
+    pub long: &'a mut Vec<u8>,
     pub scratch: &'a mut Scratch,
     /// The wall clock, nanoseconds since the epoch.
     pub now_ns: i64,
@@ -444,9 +446,9 @@ impl Reader {
         place: Range<Position>,
         desk: &mut Desk<'_>,
     ) {
-        let mut unescaped = std::mem::take(desk.unescaped);
+        let mut frames = std::mem::take(desk.frames);
         let mut time_text = Vec::new();
-        let line = match parse::line(format, raw, &mut unescaped) {
+        let line = match parse::line(format, raw, &mut frames) {
             Ok(line) => line,
             Err(why) => {
                 metrics::counter!("splashdam_malformed_lines_total", "cause" => why.as_str())
@@ -458,7 +460,7 @@ impl Reader {
             self.logical(&line, missing, &place, desk);
         }
         self.cursor = place.end;
-        *desk.unescaped = unescaped;
+        *desk.frames = frames;
     }
 
     fn is_wanted(&mut self, line: &Line<'_>) -> bool {
@@ -477,13 +479,15 @@ impl Reader {
         desk: &mut Desk<'_>,
     ) {
         let Self { joiner, form, cuts, .. } = self;
+        let mut long = std::mem::take(desk.long);
         let mut emit = |record: Record<'_>| form.ship(desk, &record);
         if let Some((at, _)) = joiner.waiting(line.lane)
             && cuts.contains(&Cut { lane: line.lane, at })
         {
             joiner.close(line.lane, &mut emit);
         }
-        joiner.accept(line, missing, place, &mut emit);
+        joiner.accept(line, missing, place, &mut long, &mut emit);
+        *desk.long = long;
     }
 
     /// Everything that is there of `part` was taken, apart from `tail`, which has no line feed.

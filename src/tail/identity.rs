@@ -52,7 +52,7 @@ pub fn format_of(head: &[u8], configured: LineFormat) -> LineFormat {
 
 /// The runtime time of the first line that has one.
 fn first_time(head: &[u8]) -> Option<i64> {
-    let mut scratch = Vec::new();
+    let mut scratch = parse::FrameScratch::default();
     let format = format_of(head, LineFormat::Auto);
     head.split(|byte| *byte == b'\n')
         .find_map(|line| parse::line(format, line, &mut scratch).ok().map(|line| line.time_ns))

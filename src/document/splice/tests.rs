@@ -62,7 +62,7 @@ fn document_of(template: &Template, facts: &LineFacts<'_>, content: Content<'_>)
     let item = &body[appended.start..];
     assert!(body.starts_with(b"before\n") && appended.start == 7);
     let newlines = item.iter().filter(|&&byte| byte == b'\n').count();
-    let expected = if template.framing == Framing::Bulk { 2 } else { 1 };
+    let expected = if template.leads[0].framing == Framing::Bulk { 2 } else { 1 };
     assert_eq!((newlines, item.last()), (expected, Some(&b'\n')));
     assert_eq!(appended.document.end, body.len() - 1);
     String::from_utf8(body[appended.document].to_vec()).expect("documents are UTF-8")

@@ -15,19 +15,26 @@ const TEXT_BYTES_MAX: usize = 64;
 const BLOCK: usize = 32;
 
 /// A place in the table.
-type Id = u8;
+pub(super) type Id = u8;
+
+/// The place of a name that has none.
+pub(super) const NOWHERE: Id = Id::MAX;
+
+/// What a name is marked with before anybody has marked it.
+pub const UNMARKED: u8 = 0;
 
 /// Which known names an object has had.
 #[derive(Debug, Default)]
-pub(super) struct Ids(u128);
+pub(super) struct Ids([u64; 2]);
 
 impl Ids {
     /// Adds a name; says whether it was there before.
     #[inline(always)]
     pub(super) fn insert(&mut self, id: Id) -> bool {
-        let bit = 1 << (id & 127);
-        let before = self.0 & bit != 0;
-        self.0 |= bit;
+        let word = &mut self.0[usize::from(id >> 6 & 1)];
+        let bit = 1 << (id & 63);
+        let before = *word & bit != 0;
+        *word |= bit;
         before
     }
 }
@@ -39,6 +46,7 @@ pub(super) struct Guess {
     /// With quotes and colon.
     pub(super) bytes: usize,
     pub(super) meaning: Meaning,
+    pub(super) mark: u8,
 }
 
 /// What a name says of its value.
@@ -70,6 +78,7 @@ struct Known {
     mask: [u8; BLOCK],
     length: u8,
     meaning: Meaning,
+    mark: u8,
     /// What came next the last two times that it was something else.
     next: Followers,
 }
@@ -79,8 +88,7 @@ struct Followers([Id; 2]);
 
 impl Default for Followers {
     fn default() -> Self {
-        // Nobody's place.
-        Self([Id::MAX; 2])
+        Self([NOWHERE; 2])
     }
 }
 
@@ -98,7 +106,8 @@ impl Known {
         let mut mask = [0; BLOCK];
         mask.iter_mut().take(length).for_each(|byte| *byte = u8::MAX);
         let length = u8::try_from(length).ok()?;
-        Some(Self { text, mask, length, meaning: Meaning::of(name), next: Followers::default() })
+        let meaning = Meaning::of(name);
+        Some(Self { text, mask, length, meaning, mark: UNMARKED, next: Followers::default() })
     }
 
     /// With quotes and colon.
@@ -142,6 +151,17 @@ impl KnownNames {
         }
     }
 
+    /// Marks a name for as long as it is known.
+    pub(super) fn mark(&mut self, id: Id, mark: u8) {
+        if let Some(known) = self.names.get_mut(usize::from(id)) {
+            known.mark = mark;
+        }
+    }
+
+    pub(super) fn unmark_all(&mut self) {
+        self.names.iter_mut().for_each(|known| known.mark = UNMARKED);
+    }
+
     /// The name that `line` goes on with behind the name `before`, or at the beginning.
     #[inline(always)]
     pub(super) fn guess(&self, before: Option<Id>, line: &[u8]) -> Option<Guess> {
@@ -152,7 +172,7 @@ impl KnownNames {
                 && known.begins(line)
             {
                 let bytes = usize::from(known.length);
-                return Some(Guess { id, bytes, meaning: known.meaning });
+                return Some(Guess { id, bytes, meaning: known.meaning, mark: known.mark });
             }
         }
         None

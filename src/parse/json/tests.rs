@@ -247,11 +247,18 @@ proptest! {
     }
 }
 
+type Found =
+    (Kind, Range<usize>, Vec<(Range<usize>, Range<usize>, ValueType)>, Option<Range<usize>>);
+
 /// What was found in a line, for comparisons.
-fn found(line: &[u8], out: &mut Scan) -> (Kind, Range<usize>, Vec<Member>, Option<Range<usize>>) {
+fn found(line: &[u8], out: &mut Scan) -> Found {
     let kind = scan(line, out);
+    let member = |member: &Member| (member.key(), member.value(), member.value_type);
     match kind {
-        Kind::Object => (kind, out.inner.clone(), out.members.clone(), out.job_id.clone()),
+        Kind::Object => {
+            let members = out.members.iter().map(member).collect();
+            (kind, out.inner.clone(), members, out.job_id.clone())
+        }
         _ => (kind, 0..0, Vec::new(), None),
     }
 }
@@ -271,6 +278,31 @@ proptest! {
             let line = line.as_bytes();
             prop_assert_eq!(found(line, &mut used), found(line, &mut Scan::default()));
         }
+    }
+
+    /// A member has no mark, or the one that its name was given.
+    #[test]
+    fn marks_belong_to_names(
+        lines in prop::collection::vec(r#"\{"z":1(,"(a|b|c|[a-c]{64})":1){0,4}\}"#, 1..12),
+        unmark in 0..12_usize,
+    ) {
+        let mark_of = |name: &[u8]| u8::try_from(name.len()).unwrap() + name[0];
+        let mut used = Scan::default();
+        let mut any = false;
+        for (i, line) in lines.iter().enumerate() {
+            scan(line.as_bytes(), &mut used);
+            let fresh = i == 0 || i == unmark;
+            for member in used.members.clone() {
+                let mark = mark_of(&line.as_bytes()[member.key()]);
+                prop_assert!(member.mark == UNMARKED || !fresh && member.mark == mark);
+                any |= member.mark == mark;
+                used.mark(member, mark);
+            }
+            if i + 1 == unmark {
+                used.unmark_all();
+            }
+        }
+        prop_assert!(any || lines.len() < 3, "each line has a z, which is guessed the second time");
     }
 
     /// More names than are known at once, over lines and in one.

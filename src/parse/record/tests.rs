@@ -48,7 +48,7 @@ fn feed(
     to: usize,
     safe: [Position; 2],
 ) -> Vec<Seen> {
-    let mut records = Vec::new();
+    let (mut records, mut long) = (Vec::new(), Vec::new());
     for (index, raw) in raws.iter().enumerate().take(to).skip(from) {
         if place(index) < safe[raw.lane.index()] {
             continue;
@@ -61,7 +61,7 @@ fn feed(
             tag: if raw.partial { b"P" } else { b"F" },
             content: raw.content.as_bytes(),
         };
-        joiner.accept(&line, 0, &(place(index)..place(index + 1)), &mut |record| {
+        joiner.accept(&line, 0, &(place(index)..place(index + 1)), &mut long, &mut |record| {
             records.push(seen(&record))
         });
     }

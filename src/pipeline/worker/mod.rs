@@ -32,6 +32,7 @@ use crate::config::{Agent, Pipeline};
 use crate::discover::StreamName;
 use crate::document::splice::Scratch;
 use crate::enrich::PodStore;
+use crate::parse::FrameScratch;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::clock;
 use crate::pipeline::held::Held;
@@ -149,7 +150,8 @@ pub struct Worker {
     saves: u64,
     asked: HashMap<u64, Vec<ReaderKey>>,
     buffer: Vec<u8>,
-    unescaped: Vec<u8>,
+    frames: FrameScratch,
+    long: Vec<u8>,
     scratch: Scratch,
     scanned: bool,
     /// Bytes of open records of all readers.
@@ -249,7 +251,8 @@ impl Worker {
             saves: 0,
             asked: HashMap::new(),
             buffer: Vec::new(),
-            unescaped: Vec::new(),
+            frames: FrameScratch::default(),
+            long: Vec::new(),
             scratch: Scratch::default(),
             scanned: false,
             open_bytes: 0,
