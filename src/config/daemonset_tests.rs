@@ -1,22 +1,36 @@
-//! The manifests of `daemonset/`: objects that Kubernetes knows, and the project's own files.
+//! The manifests of `daemonset/base`: objects that Kubernetes knows, and the project's own files.
+//!
+//! What the overlays make of them, and what a cluster makes of those, is in `tests/it/cluster.rs`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::problem::Report;
-use super::{Agent, read_filter, yaml};
+use super::{Agent, DEFAULT_FILE, read_filter, yaml};
 
-const MANIFEST: &str = include_str!("../../daemonset/splashdam.yaml");
+const KUSTOMIZATION: &str = include_str!("../../daemonset/base/kustomization.yaml");
 
-fn documents() -> Vec<Value> {
+/// The resources of the base, by the names of their files.
+const RESOURCES: [(&str, &str); 5] = [
+    ("namespace.yaml", include_str!("../../daemonset/base/namespace.yaml")),
+    ("access.yaml", include_str!("../../daemonset/base/access.yaml")),
+    ("priority.yaml", include_str!("../../daemonset/base/priority.yaml")),
+    ("network.yaml", include_str!("../../daemonset/base/network.yaml")),
+    ("daemonset.yaml", include_str!("../../daemonset/base/daemonset.yaml")),
+];
+
+fn documents(name: &str, text: &str) -> Vec<Value> {
     let report = Report::default();
-    let nodes = yaml::documents(&Arc::from("splashdam.yaml"), MANIFEST, &report);
+    let nodes = yaml::documents(&Arc::from(name), text, &report);
     report.finish().expect("YAML");
     nodes.iter().map(read_filter::json).collect()
 }
@@ -24,28 +38,72 @@ fn documents() -> Vec<Value> {
 /// The only object of this kind, every field of which Kubernetes knows: one that it does not
 /// would be missing when it is written again.
 fn object<T: DeserializeOwned + Serialize>(kind: &str) -> T {
-    let mut found = documents().into_iter().filter(|document| document["kind"] == kind);
+    let all = RESOURCES.iter().flat_map(|(name, text)| documents(name, text));
+    let mut found = all.filter(|document| document["kind"] == kind);
     let (Some(document), None) = (found.next(), found.next()) else { panic!("one {kind}") };
     let object: T = serde_json::from_value(document.clone()).expect(kind);
     assert_eq!(serde_json::to_value(&object).expect(kind), document);
     object
 }
 
-#[test]
-fn the_manifest_holds_the_projects_files() {
-    let data = object::<ConfigMap>("ConfigMap").data.expect("data");
-    let files = [
-        ("agent.yaml", include_str!("../../config/agent.yaml")),
-        ("flink.yaml", include_str!("../../pipelines/flink.yaml")),
-    ];
-    assert_eq!(data.len(), files.len());
-    for (name, text) in files {
-        assert_eq!(data[name], text, "copy the file {name} into daemonset/splashdam.yaml");
-    }
+fn pod() -> PodSpec {
+    object::<DaemonSet>("DaemonSet").spec.template.spec.expect("a pod")
+}
+
+fn container() -> Container {
+    let [container] = pod().containers.try_into().expect("one container");
+    container
+}
+
+fn kustomization() -> Value {
+    let [kustomization] = documents("kustomization.yaml", KUSTOMIZATION).try_into().expect("one");
+    kustomization
 }
 
 #[test]
-fn the_manifest_asks_for_no_more_than_it_needs() {
+fn the_base_holds_the_projects_files() {
+    let copies = [
+        (
+            "config/agent.yaml",
+            include_str!("../../config/agent.yaml"),
+            include_str!("../../daemonset/base/agent.yaml"),
+        ),
+        (
+            "pipelines/flink.yaml",
+            include_str!("../../pipelines/flink.yaml"),
+            include_str!("../../daemonset/base/pipelines/flink.yaml"),
+        ),
+    ];
+    for (name, text, copy) in copies {
+        assert_eq!(text, copy, "copy {name} into daemonset/base");
+    }
+    let config_maps: Vec<Value> = kustomization()["configMapGenerator"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|map| json!([map["name"], map["files"]]))
+        .collect();
+    let expected = [
+        json!(["splashdam-agent", ["agent.yaml"]]),
+        json!(["splashdam-pipelines", ["pipelines/flink.yaml"]]),
+    ];
+    assert_eq!(config_maps, expected);
+}
+
+#[test]
+fn the_base_is_made_of_these_files() {
+    let kustomization = kustomization();
+    assert_eq!(kustomization["resources"], json!(RESOURCES.map(|(name, _)| name)));
+    let image = json!({
+        "name": container().image,
+        "newName": "splashdam",
+        "newTag": env!("CARGO_PKG_VERSION"),
+    });
+    assert_eq!(kustomization["images"], json!([image]));
+}
+
+#[test]
+fn the_agent_gets_no_more_than_it_needs() {
     let rules = object::<ClusterRole>("ClusterRole").rules.expect("rules");
     assert_eq!(rules.len(), 1);
     assert_eq!(rules[0].resources.as_deref(), Some(&["pods".to_owned()][..]));
@@ -53,29 +111,50 @@ fn the_manifest_asks_for_no_more_than_it_needs() {
     object::<Namespace>("Namespace");
     object::<ServiceAccount>("ServiceAccount");
     object::<ClusterRoleBinding>("ClusterRoleBinding");
+    object::<ResourceQuota>("ResourceQuota");
+    object::<NetworkPolicy>("NetworkPolicy");
 
-    let pod = object::<DaemonSet>("DaemonSet").spec.template.spec.expect("a pod");
-    let security = pod.containers[0].security_context.as_ref().expect("a security context");
+    let container = container();
+    let security = container.security_context.expect("a security context");
     assert_eq!(security.privileged, None);
     assert_eq!(security.allow_privilege_escalation, Some(false));
     assert_eq!(security.read_only_root_filesystem, Some(true));
-    let capabilities = security.capabilities.as_ref().expect("capabilities");
+    let capabilities = security.capabilities.expect("capabilities");
     assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
     assert_eq!(capabilities.add.as_deref(), Some(&["DAC_READ_SEARCH".to_owned()][..]));
+    let pod = pod();
+    assert_eq!((pod.host_network, pod.host_pid, pod.host_ipc), (None, None, None));
+    let profile = pod.security_context.and_then(|security| security.seccomp_profile);
+    assert_eq!(profile.expect("a profile").type_, "RuntimeDefault");
+    for mount in container.volume_mounts.expect("mounts") {
+        let read_only = (mount.name != "state").then_some(true);
+        assert_eq!(mount.read_only, read_only, "{}", mount.mount_path);
+    }
 }
 
 #[test]
-fn the_manifest_fits_the_defaults() {
+fn the_base_fits_the_defaults() {
     let agent = Agent::default();
-    let pod = object::<DaemonSet>("DaemonSet").spec.template.spec.expect("a pod");
-    let grace = pod.termination_grace_period_seconds.expect("a grace period").unsigned_abs();
+    let grace = pod().termination_grace_period_seconds.expect("a grace period").unsigned_abs();
     assert!(grace > agent.drain.as_secs());
-    let container = &pod.containers[0];
-    let mounts = container.volume_mounts.as_ref().expect("mounts");
-    for (path, read_only) in [(&agent.logs.root, Some(true)), (&agent.state.dir, None)] {
-        let mount = mounts.iter().find(|mount| *mount.mount_path == *path.to_string_lossy());
-        assert_eq!(mount.expect("mounted").read_only, read_only, "{}", path.display());
-    }
-    let port = container.ports.as_ref().expect("ports")[0].container_port;
+    let container = container();
+    let mounts: BTreeMap<String, String> = container
+        .volume_mounts
+        .expect("mounts")
+        .into_iter()
+        .map(|mount| (mount.name, mount.mount_path))
+        .collect();
+    let paths = [
+        ("config", Path::new(DEFAULT_FILE).parent().expect("a directory")),
+        ("pipelines", &agent.pipelines),
+        ("logs", &agent.logs.root),
+        ("state", &agent.state.dir),
+    ];
+    let expected = paths.map(|(name, path)| (name.to_owned(), path.display().to_string()));
+    assert_eq!(mounts, BTreeMap::from(expected));
+    let port = container.ports.expect("ports")[0].container_port;
     assert_eq!(agent.telemetry_listen.map(|listen| i32::from(listen.port())), Some(port));
+    let requests = container.resources.and_then(|resources| resources.requests);
+    let mebibytes = (agent.memory_budget_bytes >> 20) + 32;
+    assert_eq!(requests.expect("requests")["memory"].0, format!("{mebibytes}Mi"));
 }
