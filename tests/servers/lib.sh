@@ -11,7 +11,7 @@ need() {
 }
 
 # The folder that holds what is slow to make: the unpacked Elasticsearch, the
-# built kube-local, cargo's tools. It is outside the checkout, so that fresh
+# built control plane, cargo's tools. It is outside the checkout, so that fresh
 # clones share it. Elasticsearch does not run as root: started by root it runs
 # as nobody, who must be able to read this folder, hence not /root.
 cache_dir() {

@@ -2,10 +2,10 @@
 // kube-apiserver, both compiled from their published Go modules, listening on
 // loopback only.
 //
-//	kube-local -port 0 -data-dir DIR [-- extra kube-apiserver flags]
+//	kube-local -port 0 -data-dir DIR [-controlled] [-- extra kube-apiserver flags]
 //
-// There is no kubelet, scheduler or controller: nodes and pods are records that
-// a test writes itself, and everything in front of them (watch, selectors,
+// There is no kubelet, scheduler or controller in it: nodes and pods are records
+// that a test writes itself, and everything in front of them (watch, selectors,
 // RBAC, tokens, validation) is the real thing. Nothing survives in DIR from one
 // start to the next.
 package main
@@ -33,16 +33,17 @@ import (
 func main() {
 	port := flag.Int("port", 0, "loopback port of the API server, 0 for any free one")
 	dataDir := flag.String("data-dir", "", "folder for etcd's data, keys and the kubeconfig (created if absent)")
+	controlled := flag.Bool("controlled", false, "controllers run beside this server and make the ServiceAccounts that pods need")
 	patience := flag.Duration("ready-timeout", 2*time.Minute, "exit if the server is not ready by then")
 	flag.Parse()
-	code, err := run(*port, *dataDir, *patience, flag.Args())
+	code, err := run(*port, *dataDir, *controlled, *patience, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kube-local:", err)
 	}
 	os.Exit(code)
 }
 
-func run(port int, dataDir string, patience time.Duration, extra []string) (int, error) {
+func run(port int, dataDir string, controlled bool, patience time.Duration, extra []string) (int, error) {
 	if dataDir == "" {
 		return 2, errors.New("-data-dir is required")
 	}
@@ -76,12 +77,12 @@ func run(port int, dataDir string, patience time.Duration, extra []string) (int,
 	// A flag given twice takes its last value (lists grow instead), so extra
 	// may override what is ours.
 	command := app.NewAPIServerCommand()
-	command.SetArgs(append(flags(id, endpoint, port), extra...))
+	command.SetArgs(append(flags(id, endpoint, port, controlled), extra...))
 	return cli.Run(command), nil
 }
 
-func flags(id *identity, etcd string, port int) []string {
-	return []string{
+func flags(id *identity, etcd string, port int, controlled bool) []string {
+	flags := []string{
 		"--etcd-servers=" + etcd,
 		"--bind-address=127.0.0.1",
 		"--secure-port=" + strconv.Itoa(port),
@@ -101,13 +102,16 @@ func flags(id *identity, etcd string, port int) []string {
 		"--service-account-key-file=" + id.path("sa.pub"),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
-		// Nothing here creates the "default" ServiceAccount of a new
-		// namespace, and this plugin refuses pods until it exists.
-		"--disable-admission-plugins=ServiceAccount",
 		// Otherwise one open watch delays SIGTERM by the full minute that
 		// requests may take.
 		"--shutdown-watch-termination-grace-period=1s",
 	}
+	if !controlled {
+		// Nothing creates the "default" ServiceAccount of a new namespace, and
+		// this plugin refuses pods until it exists.
+		flags = append(flags, "--disable-admission-plugins=ServiceAccount")
+	}
+	return flags
 }
 
 // reservePort binds a loopback port, any free one for 0, and keeps it bound
