@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
+mod cluster;
 mod configuration;
 mod conflicts;
 mod crashes;

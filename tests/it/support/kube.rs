@@ -159,16 +159,7 @@ impl Cluster {
     }
 
     fn write_kubeconfig(&self, path: &Path, user: &Value) {
-        let cluster = &self.admin["clusters"][0]["cluster"];
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "local", "cluster": cluster}],
-            "users": [{"name": "agent", "user": user}],
-            "contexts": [{"name": "local", "context": {"cluster": "local", "user": "agent"}}],
-            "current-context": "local",
-        });
-        std::fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
+        std::fs::write(path, serde_json::to_vec(&kubeconfig(&self.admin, user)).unwrap()).unwrap();
     }
 
     /// Rules count a moment after they were written, when the server's own watch has seen them.
@@ -185,7 +176,20 @@ impl Cluster {
     }
 }
 
-async fn client(kubeconfig: &Kubeconfig) -> Client {
+/// What leads `user` to the server of the administrator's kubeconfig.
+pub(super) fn kubeconfig(admin: &Value, user: &Value) -> Value {
+    let cluster = &admin["clusters"][0]["cluster"];
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "local", "cluster": cluster}],
+        "users": [{"name": "agent", "user": user}],
+        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "agent"}}],
+        "current-context": "local",
+    })
+}
+
+pub(super) async fn client(kubeconfig: &Kubeconfig) -> Client {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await.unwrap();
     Client::try_from(config).unwrap()

@@ -4,6 +4,7 @@
 //! from top to bottom.
 
 pub(crate) mod captures;
+pub(crate) mod control;
 pub(crate) mod cri;
 pub(crate) mod elastic;
 pub(crate) mod fields;
@@ -46,6 +47,12 @@ pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set; run: tests/with-servers cargo test --test it")
     })
+}
+
+/// Until it is dropped no other test has the [`control::ControlPlane`].
+fn alone_with_the_control_plane() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Until it is dropped no other test has the server of [`elastic::Elastic::frail`].

@@ -1,0 +1,314 @@
+//! The manifests of `daemonset/` on a control plane with scheduler and controllers.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hyper::http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::captures::Line;
+use crate::support::control::{ControlPlane, Resource};
+use crate::support::cri::Log;
+use crate::support::fields::text;
+use crate::support::node::Node;
+use crate::support::pods::Pod;
+use crate::support::{SOON, wait_until};
+
+const NAMESPACE: &str = "logging";
+const AGENTS: &str = "app.kubernetes.io/name=splashdam";
+/// The nodes that get an agent.
+const NODES: [&str; 4] = ["control-plane", "drained", "reserved", "worker"];
+
+fn daemonset() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset")
+}
+
+/// A control plane that knows the kinds of OpenShift and of the Prometheus operator.
+fn control_plane() -> ControlPlane {
+    let control = ControlPlane::alone();
+    let crds = include_str!("../fixtures/crds.yaml");
+    control.kubectl(&["apply", "--server-side", "-f", "-"], crds);
+    control.kubectl(&["wait", "--for=condition=Established", "crd", "--all"], "");
+    control
+}
+
+/// Four nodes that differ in what keeps pods away, and one of another system.
+fn add_nodes(control: &ControlPlane) {
+    let taint = |key: &str, effect: &str| json!({"taints": [{"key": key, "effect": effect}]});
+    let nodes = [
+        ("worker", "linux", json!({}), true),
+        (
+            "control-plane",
+            "linux",
+            taint("node-role.kubernetes.io/control-plane", "NoSchedule"),
+            true,
+        ),
+        ("reserved", "linux", taint("example.com/reserved", "NoExecute"), true),
+        ("drained", "linux", json!({"unschedulable": true}), false),
+        ("windows", "windows", json!({}), true),
+    ];
+    for (name, system, spec, ready) in nodes {
+        let room = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        control.make(&json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": {"kubernetes.io/os": system}},
+            "spec": spec,
+            "status": {
+                "capacity": room,
+                "allocatable": room,
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+            },
+        }));
+    }
+}
+
+fn agents(control: &ControlPlane) -> Vec<Value> {
+    let mut list = control.get(&["pods", "-n", NAMESPACE, "-l", AGENTS]);
+    let Value::Array(pods) = list["items"].take() else { panic!("a list: {list}") };
+    pods
+}
+
+/// Installs this overlay where none was, and waits until its pods are on their nodes.
+fn install(control: &ControlPlane, overlay: &str) {
+    add_nodes(control);
+    let old = ["delete", "daemonset", "splashdam", "-n", NAMESPACE, "--ignore-not-found"];
+    control.kubectl(&old, "");
+    // No kubelet says that they have ended.
+    let pods = ["delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"];
+    control.kubectl(&pods, "");
+    control.apply(&daemonset().join(overlay));
+    wait_until(SOON, "each node has its agent", || {
+        let status = &control.get(&["daemonset", "splashdam", "-n", NAMESPACE])["status"];
+        status["observedGeneration"] == 1
+            && status["desiredNumberScheduled"] == NODES.len()
+            && agents(control).iter().filter(|pod| pod["spec"]["nodeName"].is_string()).count()
+                == NODES.len()
+    });
+}
+
+/// An overlay of a user's: a namespace and an image of theirs, a pipeline more, all components.
+fn overlay_of_yours() -> TempDir {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    // A path from there: kustomize takes no absolute one.
+    let up = "../".repeat(path.components().count() - 1);
+    let daemonset = format!("{up}{}", daemonset().strip_prefix("/").unwrap().display());
+    let mut components: Vec<String> = fs::read_dir(self::daemonset().join("components"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // Either of the two says where the password is.
+        .filter(|name| name != "secret")
+        .map(|name| format!("{daemonset}/components/{name}"))
+        .collect();
+    components.sort();
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "observability",
+        "resources": [format!("{daemonset}/base")],
+        "components": components,
+        "images": [{"name": "splashdam", "newName": "registry.example.com/splashdam", "newTag": "1"}],
+        "configMapGenerator": [
+            {"name": "splashdam-pipelines", "behavior": "merge", "files": ["orders.yaml"]},
+        ],
+    });
+    fs::write(path.join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    let pipeline = "pipeline: orders\nselect: [{select: {}}]\noutput: {stdout: {}}\n";
+    fs::write(path.join("orders.yaml"), pipeline).unwrap();
+    folder
+}
+
+/// Lays out what the container has beneath `/etc/splashdam`, as the kubelet would, with these
+/// paths in it.
+fn lay_out(control: &ControlPlane, namespace: &str, folder: &Path) {
+    let set = control.get(&["daemonset", "splashdam", "-n", namespace]);
+    let spec = &set["spec"]["template"]["spec"];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for mount in list(&spec["containers"][0]["volumeMounts"]) {
+        let Some(beneath) = mount["mountPath"].as_str().unwrap().strip_prefix("/etc/splashdam")
+        else {
+            continue;
+        };
+        let folder = folder.join(beneath.trim_start_matches('/'));
+        let volumes = list(&spec["volumes"]);
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        let mut sources = list(&volume["projected"]["sources"]);
+        if sources.is_empty() {
+            sources.push(volume.clone());
+        }
+        for source in sources {
+            let mut files: Vec<(String, String)> = Vec::new();
+            if let Some(name) = source["configMap"]["name"].as_str() {
+                let map = control.get(&["configmap", name, "-n", namespace]);
+                for (key, text) in map["data"].as_object().unwrap() {
+                    files.push((key.clone(), text.as_str().unwrap().to_owned()));
+                }
+            }
+            for item in list(&source["secret"]["items"]) {
+                let text = match item["key"].as_str().unwrap() {
+                    "ca.crt" => include_str!("../fixtures/tls/ca.crt"),
+                    _ => "password",
+                };
+                files.push((item["path"].as_str().unwrap().to_owned(), text.to_owned()));
+            }
+            for (path, text) in files {
+                let path = folder.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+        }
+    }
+}
+
+/// The agent's files, as the cluster has them, are complete and valid.
+fn check_files(control: &ControlPlane, namespace: &str) {
+    let node = Node::with_pods([]);
+    let folder = node.path("etc");
+    lay_out(control, namespace, &folder);
+    let to = folder.display().to_string();
+    for file in ["agent.yaml", "pipelines/flink.yaml"] {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("/etc/splashdam", &to).replace("${NODE_NAME:-}", "worker");
+        fs::write(path, text).unwrap();
+    }
+    let configuration = folder.join("agent.yaml");
+    let ended = node.execute(&["validate", "--config", configuration.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn every_overlay_is_taken_without_a_warning_and_brings_the_agents_files() {
+    let control = control_plane();
+    for overlay in
+        ["", "overlays/plain", "overlays/eck", "overlays/openshift", "overlays/podmonitor"]
+    {
+        control.apply(&daemonset().join(overlay));
+        check_files(&control, NAMESPACE);
+    }
+    control.apply(overlay_of_yours().path());
+    check_files(&control, "observability");
+    let pipelines = control.get(&["configmap", "splashdam-pipelines", "-n", "observability"]);
+    let names: Vec<&String> = pipelines["data"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["flink.yaml", "orders.yaml"]);
+}
+
+#[test]
+fn every_linux_node_gets_one_agent() {
+    let control = control_plane();
+    install(&control, "");
+    let pods = agents(&control);
+    let mut nodes: Vec<&str> =
+        pods.iter().map(|pod| pod["spec"]["nodeName"].as_str().unwrap()).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, NODES);
+    for pod in &pods {
+        let spec = &pod["spec"];
+        assert_eq!(
+            spec["containers"][0]["image"],
+            concat!("splashdam:", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(spec["priorityClassName"], "system-node-critical");
+        let mounts = spec["containers"][0]["volumeMounts"].as_array().unwrap();
+        let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+        assert!(mounts.iter().any(|mount| mount["mountPath"] == token), "{mounts:?}");
+    }
+}
+
+/// What every user of a cluster may do: ask about themselves.
+const ABOUT_ONESELF: [&str; 3] = [
+    "create selfsubjectaccessreviews",
+    "create selfsubjectreviews",
+    "create selfsubjectrulesreviews",
+];
+
+/// The request that means `verb`, on something called `object`.
+fn request(resource: &Resource, verb: &str, object: &str) -> (Method, String) {
+    let (name, part) = resource.name.split_once('/').map_or_else(
+        || (resource.name.as_str(), String::new()),
+        |(name, part)| (name, format!("/{part}")),
+    );
+    let within =
+        if resource.namespaced { format!("/namespaces/{NAMESPACE}") } else { String::new() };
+    let all = format!("{}{within}/{name}", resource.root);
+    let one = format!("{all}/{object}{part}");
+    match verb {
+        "get" => (Method::GET, one),
+        "list" => (Method::GET, all),
+        "watch" => (Method::GET, format!("{all}?watch=true&timeoutSeconds=1")),
+        "create" if part.is_empty() => (Method::POST, all),
+        "create" => (Method::POST, one),
+        "update" => (Method::PUT, one),
+        "patch" => (Method::PATCH, one),
+        "delete" => (Method::DELETE, one),
+        "deletecollection" => (Method::DELETE, all),
+        other => panic!("{other} {}", resource.name),
+    }
+}
+
+#[test]
+fn the_agents_token_reads_pods_and_does_nothing_else() {
+    let control = control_plane();
+    install(&control, "");
+    let agent =
+        agents(&control).into_iter().find(|pod| pod["spec"]["nodeName"] == "worker").unwrap();
+    let name = agent["metadata"]["name"].as_str().unwrap();
+    let kubeconfig = control.account(NAMESPACE, "splashdam");
+    let client = control.client(&kubeconfig);
+    // Rules count a moment after they were written.
+    wait_until(SOON, "pods may be listed everywhere", || {
+        control.ask(&client, &Method::GET, "/api/v1/pods") == 200
+    });
+
+    let mut tried = 0;
+    let mut allowed = BTreeSet::new();
+    for resource in control.resources() {
+        for verb in &resource.verbs {
+            let object = if resource.name == "pods" { name } else { "default" };
+            let (method, path) = request(&resource, verb, object);
+            let code = control.ask(&client, &method, &path);
+            tried += 1;
+            if code != 403 {
+                allowed.insert(format!("{verb} {}", resource.name));
+            }
+            if resource.name == "pods" && ["get", "list", "watch"].contains(&verb.as_str()) {
+                assert_eq!(code, 200, "{verb} pods");
+            }
+        }
+    }
+    let expected = ["get pods", "list pods", "watch pods"].into_iter().chain(ABOUT_ONESELF);
+    assert_eq!(allowed, expected.map(str::to_owned).collect());
+    assert!(tried > 300, "the server has more than that: {tried}");
+}
+
+#[test]
+fn an_agent_with_this_token_knows_the_pods_of_its_node() {
+    let control = control_plane();
+    install(&control, "");
+    let agent =
+        agents(&control).into_iter().find(|pod| pod["spec"]["nodeName"] == "worker").unwrap();
+    let mut pod = Pod::taskmanager(NAMESPACE, "unused", 1);
+    agent["metadata"]["name"].as_str().unwrap().clone_into(&mut pod.name);
+    agent["metadata"]["uid"].as_str().unwrap().clone_into(&mut pod.uid);
+    "splashdam".clone_into(&mut pod.container);
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    let account = control.account(NAMESPACE, "splashdam");
+    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+
+    let node = Node::in_cluster("worker", kubeconfig.path());
+    let out = node.path("out.ndjson");
+    let pipeline = format!(
+        "pipeline: agents\nselect:\n  - select: {{labels: {{app.kubernetes.io/name: splashdam}}}}\n\
+         output:\n  file: {{path: {}}}\n",
+        out.display(),
+    );
+    node.pipeline("agents", &pipeline);
+    Log::with_lines(&node.root(), &pod, 0, &[Line::stdout("a line")]);
+    assert_eq!(node.run_once().documents_indexed, 1);
+    let document: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(text(&document, "kubernetes.pod_name"), Some(pod.name));
+    assert_eq!(text(&document, "kubernetes.host").as_deref(), Some("worker"));
+}
