@@ -110,7 +110,7 @@ fn overlay_of_yours() -> TempDir {
         "namespace": "observability",
         "resources": [format!("{daemonset}/base")],
         "components": components,
-        "images": [{"name": "splashdam", "newName": "registry.example.com/splashdam", "newTag": "1"}],
+        "images": [{"name": "splashdam", "newName": "example.com/splashdam", "newTag": "1"}],
         "configMapGenerator": [
             {"name": "splashdam-pipelines", "behavior": "merge", "files": ["orders.yaml"]},
         ],
@@ -194,6 +194,9 @@ fn every_overlay_is_taken_without_a_warning_and_brings_the_agents_files() {
     let pipelines = control.get(&["configmap", "splashdam-pipelines", "-n", "observability"]);
     let names: Vec<&String> = pipelines["data"].as_object().unwrap().keys().collect();
     assert_eq!(names, ["flink.yaml", "orders.yaml"]);
+    let set = control.get(&["daemonset", "splashdam", "-n", "observability"]);
+    let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(image, "example.com/splashdam:1");
 }
 
 #[test]
@@ -258,9 +261,10 @@ fn the_agents_token_reads_pods_and_does_nothing_else() {
     let name = agent["metadata"]["name"].as_str().unwrap();
     let kubeconfig = control.account(NAMESPACE, "splashdam");
     let client = control.client(&kubeconfig);
-    // Rules count a moment after they were written.
-    wait_until(SOON, "pods may be listed everywhere", || {
-        control.ask(&client, &Method::GET, "/api/v1/pods") == 200
+    // Rules count a moment after they were written, those of another overlay for as long.
+    wait_until(SOON, "pods may be listed everywhere, and namespaces may not", || {
+        let list = |name: &str| control.ask(&client, &Method::GET, &format!("/api/v1/{name}"));
+        (list("pods"), list("namespaces")) == (200, 403)
     });
 
     let mut tried = 0;
