@@ -90,6 +90,25 @@ fn the_base_holds_the_projects_files() {
     assert_eq!(config_maps, expected);
 }
 
+/// The operator derives names from those of the Elasticsearch.
+#[test]
+fn the_pipeline_writes_to_the_example() {
+    let example = include_str!("../../daemonset/example/elastic.yaml");
+    let objects = documents("elastic.yaml", example);
+    let elasticsearch = &objects[0];
+    assert_eq!(elasticsearch["kind"], "Elasticsearch");
+    let name = elasticsearch["metadata"]["name"].as_str().expect("a name");
+    let namespace = elasticsearch["metadata"]["namespace"].as_str().expect("a namespace");
+    let pipeline = include_str!("../../pipelines/flink.yaml");
+    assert!(pipeline.contains(&format!("https://{name}-es-http.{namespace}.svc:9200")));
+    let own = object::<Namespace>("Namespace").metadata.name;
+    assert_eq!(own.as_deref(), Some(namespace));
+    let component = include_str!("../../daemonset/components/eck/kustomization.yaml");
+    for secret in ["es-elastic-user", "es-http-certs-public"] {
+        assert!(component.contains(&format!("name: {name}-{secret}\n")), "{secret}");
+    }
+}
+
 #[test]
 fn the_base_is_made_of_these_files() {
     let kustomization = kustomization();
