@@ -177,3 +177,13 @@ fn the_base_fits_the_defaults() {
     let mebibytes = (agent.memory_budget_bytes >> 20) + 32;
     assert_eq!(requests.expect("requests")["memory"].0, format!("{mebibytes}Mi"));
 }
+
+#[test]
+fn the_image_is_of_this_version() {
+    let dockerfile = include_str!("../../daemonset/Dockerfile");
+    let compiler = concat!(" rust:", env!("CARGO_PKG_RUST_VERSION"), "-bookworm AS build\n");
+    let version = concat!("image.version=\"", env!("CARGO_PKG_VERSION"), "\" ");
+    for part in [compiler, version] {
+        assert!(dockerfile.contains(part), "{part}");
+    }
+}
