@@ -29,7 +29,7 @@ use crate::pipeline::batch::Framing;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::open::{OpenBatch, Shape, Spares};
 use crate::pipeline::place::{Ground, Place, StreamState};
-use crate::pipeline::reader::{Desk, Turn};
+use crate::pipeline::reader::{Desk, Shipping, Turn};
 use crate::tail::file::{modified_ns, open_regular};
 
 /// How long the API server is waited for.
@@ -253,13 +253,15 @@ impl<'a> Reading<'a> {
         let mut batch = OpenBatch::new(shape, self.budget.permit(0), &Spares::default());
         let mut desk = Desk {
             stream: &mut self.stream.tail,
-            name: &self.stream.name,
-            batch: &mut batch,
-            filters: &mut self.filters,
+            shipping: Shipping {
+                name: &self.stream.name,
+                batch: &mut batch,
+                filters: &mut self.filters,
+                scratch: &mut Scratch::default(),
+            },
             buffer: &mut Vec::new(),
             frames: &mut FrameScratch::default(),
             long: &mut Vec::new(),
-            scratch: &mut Scratch::default(),
             // Nothing is waited for: what is there now is all.
             now_ns: i64::MAX,
             ended: true,

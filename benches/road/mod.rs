@@ -21,7 +21,7 @@ use splashdam::pipeline::budget::Budget;
 use splashdam::pipeline::form::{Form, Naming};
 use splashdam::pipeline::in_hand::Plain;
 use splashdam::pipeline::open::{OpenBatch, Shape, Spares};
-use splashdam::pipeline::reader::{Desk, Reader, Turn};
+use splashdam::pipeline::reader::{Desk, Reader, Shipping, Turn};
 use splashdam::tail::{self, Position};
 
 /// When the runtime took the first line: an hour begins, so that an hour's index has room.
@@ -102,13 +102,15 @@ impl Road {
         loop {
             let mut desk = Desk {
                 stream: &mut self.stream,
-                name: &self.name,
-                batch: &mut self.batch,
-                filters: &mut self.filters,
+                shipping: Shipping {
+                    name: &self.name,
+                    batch: &mut self.batch,
+                    filters: &mut self.filters,
+                    scratch: &mut self.scratch,
+                },
                 buffer: &mut self.buffer,
                 frames: &mut self.frames,
                 long: &mut self.long,
-                scratch: &mut self.scratch,
                 now_ns: BEGIN_NS,
                 ended: false,
                 may_unpack: true,

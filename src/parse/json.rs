@@ -188,8 +188,7 @@ impl Task for ScanLine<'_, '_> {
             return Kind::Text(reason);
         }
         let unusual = cursor.unusual || cursor.out.members.len() > max_members;
-        let is_ascii = line.iter().fold(0, |all, byte| all | byte) < 0x80;
-        if !is_ascii && simdutf8::basic::from_utf8(line).is_err() {
+        if simdutf8::basic::from_utf8(line).is_err() {
             return Kind::Text(Reason::NotUtf8);
         }
         if unusual { Kind::Unusual } else { Kind::Object }
@@ -250,8 +249,9 @@ impl<S: Search> Cursor<'_, '_, S> {
             let mut before = None;
             let mut ids = Ids::default();
             loop {
-                before = self.usual_members(before, &mut ids);
-                before = self.member(before, &mut ids)?;
+                if !self.usual_members(&mut before, &mut ids) {
+                    before = self.member(before, &mut ids)?;
+                }
                 end = self.pos;
                 if self.ends_object()? {
                     break;
@@ -264,44 +264,62 @@ impl<S: Search> Cursor<'_, '_, S> {
     }
 
     /// Passes top-level members for as long as each is what nearly all are: a name that is guessed,
-    /// a string without escapes, a comma, and nothing in between. Takes the number of the name
-    /// before, and gives that of the last. What follows is for [`Self::member`].
+    /// then a string without escapes or some digits, and nothing in between. `before` is the number
+    /// of the name before, then that of the last. Gives whether it stopped behind a member, with no
+    /// comma there; else before one, which is for [`Self::member`].
     #[inline(always)]
-    fn usual_members(&mut self, mut before: Option<u8>, ids: &mut Ids) -> Option<u8> {
+    fn usual_members(&mut self, before: &mut Option<u8>, ids: &mut Ids) -> bool {
         let line = self.line;
         let byte = |at| line.get(at).copied().unwrap_or(0);
         let mut start = self.pos;
         loop {
             let rest = line.get(start..).unwrap_or_default();
-            let Some(guess) = self.out.known.guess(before, rest) else { break };
+            let Some(guess) = self.out.known.guess(*before, rest) else { break };
             let value_start = start + guess.bytes;
-            if byte(value_start) != b'"' {
-                break;
-            }
-            let quote = S::plain_end(line, value_start + 1);
-            if byte(quote) != b'"' || byte(quote + 1) != b',' {
-                break;
-            }
+            let (value_type, value_end) = match byte(value_start) {
+                b'"' => {
+                    let quote = S::plain_end(line, value_start + 1);
+                    if byte(quote) != b'"' {
+                        break;
+                    }
+                    (ValueType::String, quote + 1)
+                }
+                b'1'..=b'9' => {
+                    let mut end = value_start + 1;
+                    while byte(end).is_ascii_digit() {
+                        end += 1;
+                    }
+                    if !matches!(byte(end), b',' | b'}') {
+                        break;
+                    }
+                    (ValueType::Number, end)
+                }
+                _ => break,
+            };
             self.unusual |= ids.insert(guess.id);
             self.out.members.push(Member {
                 key_start: narrow(start + 1),
                 key_end: narrow(value_start - 2),
                 value_start: narrow(value_start),
-                value_end: narrow(quote + 1),
-                value_type: ValueType::String,
+                value_end: narrow(value_end),
+                value_type,
                 mark: guess.mark,
                 known: guess.id,
             });
-            start = quote + 2;
             if guess.meaning == Meaning::Job {
-                self.pos = quote + 1;
+                self.pos = value_end;
                 self.note_job(value_start);
             }
-            before = Some(guess.id);
+            *before = Some(guess.id);
+            if byte(value_end) != b',' {
+                self.pos = value_end;
+                return true;
+            }
+            start = value_end + 1;
         }
         self.pos = start;
         self.skip_space();
-        before
+        false
     }
 
     /// A top-level member behind the one with the name `before`; gives the number of its own name.

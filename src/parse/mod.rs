@@ -34,7 +34,7 @@ pub struct Line<'a> {
     pub content: &'a [u8],
 }
 
-/// What is used again for every line.
+/// What is used again for every line that is taken apart.
 #[derive(Debug, Default)]
 pub struct FrameScratch {
     /// The content of a line that was written with escapes.

@@ -98,14 +98,17 @@ pub fn runtime_prefix(bytes: &[u8], last: &mut LastSecond) -> Option<(i64, usize
 }
 
 /// The time that goes on with `rest` after so many seconds, and its bytes; `None` where that is
-/// not a fraction and `Z`.
+/// not a fraction of nine digits and `Z`.
 #[inline(always)]
 fn after_second(rest: &[u8], seconds: i64) -> Option<(i64, usize)> {
-    let (b'.', digits) = rest.split_first()? else { return None };
-    let (nanos, count) = fraction_digits(digits);
-    let is_utc = count > 0 && digits.get(count) == Some(&b'Z');
+    let [b'.', eight @ .., ninth, b'Z'] = rest.first_chunk::<11>()? else { return None };
+    let ninth = ninth.wrapping_sub(b'0');
+    if ninth > 9 {
+        return None;
+    }
+    let nanos = eight_digits(eight)? * 10 + i64::from(ninth);
     let ns = seconds.checked_mul(NANOS)?.checked_add(nanos)?;
-    is_utc.then_some((ns, SECOND_BYTES + 1 + count + 1))
+    Some((ns, SECOND_BYTES + 11))
 }
 
 #[inline(never)]
@@ -239,15 +242,9 @@ fn eight_digits(text: &[u8; 8]) -> Option<i64> {
 
 /// The fraction's value in nanoseconds and its number of digits, without the point; no digits, no
 /// fraction.
+#[inline]
 fn fraction(bytes: &[u8]) -> (i64, usize) {
-    match bytes.split_first() {
-        Some((b'.' | b',', digits)) => fraction_digits(digits),
-        _ => (0, 0),
-    }
-}
-
-#[inline(always)]
-fn fraction_digits(digits: &[u8]) -> (i64, usize) {
+    let Some((b'.' | b',', digits)) = bytes.split_first() else { return (0, 0) };
     let (mut nanos, mut count) = match digits.first_chunk().and_then(eight_digits) {
         Some(eight) => (eight * 10, 8),
         None => (0, 0),

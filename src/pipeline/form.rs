@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::in_hand::Plain;
-use super::reader::Desk;
+use super::reader::Shipping;
 use crate::discover::StreamName;
 use crate::document::id::{self, IdHash};
 use crate::document::splice::{Content, LineFacts, Template};
@@ -59,8 +59,8 @@ pub struct Form {
 
 impl Form {
     /// Writes the record's document into the open batch, unless it is blank or a filter drops it.
-    pub fn ship(&mut self, desk: &mut Desk<'_>, record: &Record<'_>) {
-        let batch = &mut *desk.batch;
+    pub fn ship(&mut self, shipping: &mut Shipping<'_>, record: &Record<'_>) {
+        let Shipping { name, batch, filters, scratch } = shipping;
         if record.is_blank() {
             batch.tally.lines_filtered += 1;
             return;
@@ -79,21 +79,21 @@ impl Form {
             1 if !self.plain.has(record) => Content::Line(record.content),
             _ => Content::Text(record.content),
         };
-        let written = self.template.append(&facts, content, desk.scratch, &mut batch.body);
-        if !desk.filters.is_empty() {
+        let written = self.template.append(&facts, content, scratch, &mut batch.body);
+        if !filters.is_empty() {
             let id = id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end);
             batch.body.truncate(written.document.end);
-            let fields = self.template.fields(&written, record.content, desk.scratch);
+            let fields = self.template.fields(&written, record.content, scratch);
             let origin = Origin { id: &id, time_ns: facts.time_ns };
             let start = written.document.start;
-            if desk.filters.apply(&mut batch.body, start, fields, origin) == Verdict::Dropped {
+            if filters.apply(&mut batch.body, start, fields, origin) == Verdict::Dropped {
                 batch.body.truncate(written.start);
                 batch.tally.lines_filtered += u64::from(record.lines);
                 return;
             }
             batch.body.push(b'\n');
         }
-        batch.add(desk.name, record.lines, record.time_ns);
+        batch.add(name, record.lines, record.time_ns);
         batch.settle();
     }
 }

@@ -65,18 +65,24 @@ pub enum Turn {
     Failed,
 }
 
+/// What documents need on their way into the open batch.
+#[derive(Debug)]
+pub struct Shipping<'a> {
+    pub name: &'a Arc<StreamName>,
+    pub batch: &'a mut OpenBatch,
+    pub filters: &'a mut Filters,
+    pub scratch: &'a mut Scratch,
+}
+
 /// What a turn needs besides the reader itself.
 #[derive(Debug)]
 pub struct Desk<'a> {
     pub stream: &'a mut tail::Stream,
-    pub name: &'a Arc<StreamName>,
-    pub batch: &'a mut OpenBatch,
-    pub filters: &'a mut Filters,
+    pub shipping: Shipping<'a>,
     pub buffer: &'a mut Vec<u8>,
     pub frames: &'a mut FrameScratch,
     /// For logical lines that come in pieces.
     pub long: &'a mut Vec<u8>,
-    pub scratch: &'a mut Scratch,
     /// The wall clock, nanoseconds since the epoch.
     pub now_ns: i64,
     /// Nothing will be written to the stream any more.
@@ -237,7 +243,7 @@ impl Reader {
             let Self { joiner, form, .. } = self;
             for cut in &cuts {
                 if joiner.waiting(cut.lane).is_some_and(|(at, _)| at == cut.at) {
-                    joiner.close(cut.lane, &mut |record| form.ship(desk, &record));
+                    joiner.close(cut.lane, &mut |record| form.ship(&mut desk.shipping, &record));
                 }
             }
             self.cuts.extend(cuts);
@@ -288,7 +294,7 @@ impl Reader {
             self.damaged_bytes += lost;
             self.note_lost(lost);
             tracing::error!(
-                stream = %desk.name, offset = self.cursor.offset, cause = %error,
+                stream = %desk.shipping.name, offset = self.cursor.offset, cause = %error,
                 "a compressed log file is damaged; what follows in it is lost"
             );
         }
@@ -428,13 +434,13 @@ impl Reader {
 
     /// Whether the next line, of `raw_bytes`, must wait.
     fn has_no_place(&self, raw_bytes: usize, desk: &mut Desk<'_>) -> Option<Turn> {
-        if desk.batch.is_full() {
+        if desk.shipping.batch.is_full() {
             return Some(Turn::BatchFull);
         }
         // Every byte of text may become six (`\u0000`), in the line and in what it completes.
         let most =
             6 * (raw_bytes + self.joiner.open_bytes()) + 2 * self.form.template.overhead_bytes();
-        (!desk.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
+        (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
     /// Takes one raw line without its line feed. `missing` of its bytes were left out.
@@ -446,9 +452,9 @@ impl Reader {
         place: Range<Position>,
         desk: &mut Desk<'_>,
     ) {
-        let mut frames = std::mem::take(desk.frames);
+        let Desk { frames, long, shipping, .. } = desk;
         let mut time_text = Vec::new();
-        let line = match parse::line(format, raw, &mut frames) {
+        let line = match parse::line(format, raw, frames) {
             Ok(line) => line,
             Err(why) => {
                 metrics::counter!("splashdam_malformed_lines_total", "cause" => why.as_str())
@@ -457,10 +463,9 @@ impl Reader {
             }
         };
         if place.start >= self.safe[line.lane.index()] && self.is_wanted(&line) {
-            self.logical(&line, missing, &place, desk);
+            self.logical(&line, missing, &place, long, shipping);
         }
         self.cursor = place.end;
-        *desk.frames = frames;
     }
 
     fn is_wanted(&mut self, line: &Line<'_>) -> bool {
@@ -476,18 +481,17 @@ impl Reader {
         line: &Line<'_>,
         missing: u64,
         place: &Range<Position>,
-        desk: &mut Desk<'_>,
+        long: &mut Vec<u8>,
+        shipping: &mut Shipping<'_>,
     ) {
         let Self { joiner, form, cuts, .. } = self;
-        let mut long = std::mem::take(desk.long);
-        let mut emit = |record: Record<'_>| form.ship(desk, &record);
+        let mut emit = |record: Record<'_>| form.ship(shipping, &record);
         if let Some((at, _)) = joiner.waiting(line.lane)
             && cuts.contains(&Cut { lane: line.lane, at })
         {
             joiner.close(line.lane, &mut emit);
         }
-        joiner.accept(line, missing, place, &mut long, &mut emit);
-        *desk.long = long;
+        joiner.accept(line, missing, place, long, &mut emit);
     }
 
     /// Everything that is there of `part` was taken, apart from `tail`, which has no line feed.
@@ -555,7 +559,7 @@ impl Reader {
         }
         if !self.complete {
             let Self { joiner, form, .. } = self;
-            joiner.finish(&mut |record| form.ship(desk, &record));
+            joiner.finish(&mut |record| form.ship(&mut desk.shipping, &record));
             self.complete = true;
             self.source = None;
         }
@@ -595,7 +599,7 @@ fn failed(desk: &Desk<'_>, error: &io::Error) -> Turn {
     if !gone {
         metrics::counter!("splashdam_read_errors_total").increment(1);
         if let Some(suppressed) = throttle::allow("read") {
-            tracing::error!(stream = %desk.name, cause = %error, suppressed, "a log file can't be read; it is tried again");
+            tracing::error!(stream = %desk.shipping.name, cause = %error, suppressed, "a log file can't be read; it is tried again");
         }
     }
     if gone { Turn::Changed } else { Turn::Failed }

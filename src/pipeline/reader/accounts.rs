@@ -87,7 +87,7 @@ impl Reader {
             let same_part = self.cursor.part == self.counted_to.part;
             let from = if same_part { self.counted_to.offset } else { 0 };
             let bytes = self.cursor.offset - from;
-            desk.batch.tally.raw_bytes += bytes;
+            desk.shipping.batch.tally.raw_bytes += bytes;
             self.read_bytes += bytes;
             self.unsealed_bytes += bytes;
             self.counted_to = self.cursor;

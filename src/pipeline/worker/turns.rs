@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{DECODERS_MAX, LOOK_AGAIN, ReaderKey, Waiting, Worker, now_ns};
 use crate::pipeline::clock;
-use crate::pipeline::reader::{CHUNK_BYTES, Desk, Turn};
+use crate::pipeline::reader::{CHUNK_BYTES, Desk, Shipping, Turn};
 use crate::telemetry::metrics::LossCause;
 
 /// Open records of all readers may hold one over this of the budget.
@@ -34,16 +34,19 @@ impl Worker {
             self.setup.in_hand.take(key_in_hand, part.id, from..from + CHUNK_BYTES as u64);
         }
         let outlet = &mut self.outlets[pipeline];
+        let alone = outlet.is_alone();
         let mut desk = Desk {
             stream: &mut stream.tail,
-            name: &stream.name,
-            alone: outlet.is_alone(),
-            batch: &mut outlet.batch,
-            filters: &mut outlet.filters,
+            shipping: Shipping {
+                name: &stream.name,
+                batch: &mut outlet.batch,
+                filters: &mut outlet.filters,
+                scratch: &mut self.scratch,
+            },
+            alone,
             buffer: &mut self.buffer,
             frames: &mut self.frames,
             long: &mut self.long,
-            scratch: &mut self.scratch,
             now_ns: now_ns(),
             ended,
             may_unpack,
