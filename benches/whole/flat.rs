@@ -30,13 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SHIPPED: &str = "splashdam_bytes_read_total";
 const LOST: &str = "splashdam_bytes_lost_total";
 
-/// Resident memory when so much had been shipped.
-struct Sample {
-    shipped: u64,
-    resident: u64,
-}
+const BEHIND: &str = "splashdam_bytes_behind";
+const HELD: &str = "splashdam_memory_budget_bytes{state=\"held\"}";
 
-/// Feeds the agent at its own speed and compares its memory after an eighth with that at the end.
+/// How long, and how often looked at, resident memory stays the same before it counts.
+const STEADY: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Feeds the agent at its own speed and compares what it holds when all is shipped, after an eighth
+/// and at the end: while it ships, memory is as full as its buffers happen to be.
 pub(crate) fn run(shape: &Shape) -> anyhow::Result<bool> {
     let cores = Cores::split(1)?;
     let sink = Sink::start(Behaviour::Count, &cores.other)?;
@@ -54,13 +56,16 @@ pub(crate) fn run(shape: &Shape) -> anyhow::Result<bool> {
     agent_options.telemetry_port = Some(port);
     let files = AgentFiles::write(folder.path(), &agent_options)?;
     let agent = Running::start(&mut files.command(&[])?, &cores.worker)?;
-    let samples = feed(&mut tree, &agent, port, shape.bytes).with_context(|| files.log())?;
-
-    let medians = medians(&samples, shape.bytes).context("too few samples")?;
-    let (early, late) = (medians[0], medians[EIGHTHS - 1]);
-    let shown: Vec<_> = medians.iter().map(|resident| format!("{:.1}", mib(*resident))).collect();
+    let mut resident = Vec::new();
+    for eighth in 1..=EIGHTHS as u64 {
+        let until = shape.bytes / EIGHTHS as u64 * eighth;
+        feed(&mut tree, &agent, port, until).with_context(|| files.log())?;
+        resident.push(at_rest(&agent, port).with_context(|| files.log())?);
+    }
+    let (early, late) = (resident[0], resident[EIGHTHS - 1]);
+    let shown: Vec<_> = resident.iter().map(|bytes| format!("{:.1}", mib(*bytes))).collect();
     println!(
-        "flat, {} streams, {:.2} GiB, {} rotations: resident MiB in each eighth {}; peak {:.1} \
+        "flat, {} streams, {:.2} GiB, {} rotations: resident MiB at rest after each eighth {}; peak {:.1} \
          (must grow by <= {:.0} MiB: {})",
         shape.streams,
         gib(shape.bytes),
@@ -74,9 +79,9 @@ pub(crate) fn run(shape: &Shape) -> anyhow::Result<bool> {
 }
 
 /// Writes until the agent has shipped `bytes`, never more than [`AHEAD_MAX`] before it.
-fn feed(tree: &mut Tree, agent: &Running, port: u16, bytes: u64) -> anyhow::Result<Vec<Sample>> {
-    let step = (bytes / 512).max(1 << 18);
-    let (mut samples, mut shipped, mut since) = (Vec::new(), 0, Instant::now());
+fn feed(tree: &mut Tree, agent: &Running, port: u16, bytes: u64) -> anyhow::Result<()> {
+    const STEP: u64 = 16 << 20;
+    let (mut shipped, mut since) = (0, Instant::now());
     while shipped < bytes {
         ensure!(!agent.has_ended()?, "the agent ended by itself");
         ensure!(since.elapsed() < PATIENCE, "nothing was shipped in {PATIENCE:?}");
@@ -84,7 +89,7 @@ fn feed(tree: &mut Tree, agent: &Running, port: u16, bytes: u64) -> anyhow::Resu
         if written.saturating_sub(shipped) < AHEAD_MAX {
             let now = now_ns();
             tree.pods_mut().iter_mut().for_each(|pod| pod.set_time(now));
-            tree.fill(written + step)?;
+            tree.fill(written + STEP)?;
         } else {
             wait(Duration::from_millis(2));
         }
@@ -96,25 +101,27 @@ fn feed(tree: &mut Tree, agent: &Running, port: u16, bytes: u64) -> anyhow::Resu
         if now > shipped {
             (shipped, since) = (now, Instant::now());
         }
-        let resident = memory(agent.pid, "VmRSS:").unwrap_or(0);
-        samples.push(Sample { shipped, resident });
     }
-    Ok(samples)
+    Ok(())
 }
 
-/// The median of the samples of the second half of each eighth of `bytes`. One sample alone would
-/// tell how full the buffers were just then.
-fn medians(samples: &[Sample], bytes: u64) -> Option<[u64; EIGHTHS]> {
-    let eighth = bytes / EIGHTHS as u64;
-    let mut medians = [0; EIGHTHS];
-    for (median, end) in medians.iter_mut().zip(1..) {
-        let within = end * eighth - eighth / 2..end * eighth;
-        let samples = samples.iter().filter(|sample| within.contains(&sample.shipped));
-        let mut resident: Vec<_> = samples.map(|sample| sample.resident).collect();
-        resident.sort_unstable();
-        *median = *resident.get(resident.len() / 2)?;
+/// Resident memory when all is shipped that there is.
+fn at_rest(agent: &Running, port: u16) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut resident, mut since) = (0, Instant::now());
+    loop {
+        ensure!(Instant::now() < deadline, "it does not come to rest in {PATIENCE:?}");
+        let metrics = scrape(port)?;
+        let now = memory(agent.pid, "VmRSS:").context("the agent has gone")?;
+        let is_busy = total(&metrics, BEHIND) > 0 || total(&metrics, HELD) > 0;
+        if is_busy || now != resident {
+            (resident, since) = (now, Instant::now());
+        }
+        if since.elapsed() >= STEADY {
+            return Ok(resident);
+        }
+        wait(LOOK);
     }
-    Some(medians)
 }
 
 /// The sum of a counter's samples, whatever their labels.
