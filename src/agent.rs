@@ -513,7 +513,8 @@ fn start_store(
 fn start_source(agent: &Agent, pods: &Arc<PodStore>) -> (Option<PodsFile>, Option<JoinHandle<()>>) {
     match &agent.kubernetes.source {
         PodSource::Api => {
-            (None, Some(enrich::pods_api::start(Arc::clone(pods), agent.node_name.clone())))
+            let (node, flink) = (agent.node_name.clone(), agent.kubernetes.flink);
+            (None, Some(enrich::pods_api::start(Arc::clone(pods), node, flink)))
         }
         PodSource::File(path) => {
             let mut file = PodsFile::new(path.clone(), Arc::clone(pods));

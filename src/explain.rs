@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::agent::now_ns;
 use crate::checkpoint::Checkpoint;
-use crate::config::agent::PodSource;
+use crate::config::agent::{FlinkWatch, PodSource};
 use crate::config::pipeline::{IndexName, Target};
 use crate::config::{Agent, Loaded, Pipeline};
 use crate::discover::{self, FileSeen, PartKind, StreamName};
@@ -122,7 +122,9 @@ impl Pods {
 fn watch_until_in_sync(agent: &Agent, store: &Arc<PodStore>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let watch = enrich::pods_api::start(Arc::clone(store), agent.node_name.clone());
+        // What Flink's operator says comes when it comes; nobody waits for it here.
+        let node = agent.node_name.clone();
+        let watch = enrich::pods_api::start(Arc::clone(store), node, FlinkWatch::Off);
         let in_sync = async {
             while !store.in_sync() {
                 tokio::time::sleep(Duration::from_millis(20)).await;

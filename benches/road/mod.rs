@@ -174,6 +174,7 @@ pub(crate) fn template(name: &StreamName, form: DocumentForm) -> Template {
     Template::new(Parts {
         head: &metadata.head,
         flink: &metadata.flink,
+        jobs: &metadata.jobs,
         agent_names: agent_names(form),
         form,
         json_time: Some("@timestamp"),

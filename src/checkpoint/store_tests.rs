@@ -30,6 +30,7 @@ fn facts(uid: &str, version: u64) -> PodFacts {
         pod_ip: None,
         containers: BTreeMap::new(),
         namespace_labels: None,
+        flink: None,
     }
 }
 

@@ -60,6 +60,7 @@ impl Default for Agent {
             kubernetes: Kubernetes {
                 source: PodSource::Api,
                 unknown_pod_wait: Duration::from_secs(60),
+                flink: FlinkWatch::Off,
             },
             drain: Duration::from_secs(25),
             telemetry_listen: Some(SocketAddr::from(([0, 0, 0, 0], 9102))),
@@ -124,6 +125,15 @@ pub struct Kubernetes {
     pub source: PodSource,
     /// How long an unknown pod is waited for, counted only while the source is in sync.
     pub unknown_pod_wait: Duration,
+    pub flink: FlinkWatch,
+}
+
+/// Whether what Flink's operator says of clusters is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlinkWatch {
+    Off,
+    /// From the API server, of `FlinkDeployment` and `FlinkSessionJob`.
+    Watch,
 }
 
 /// See [`Kubernetes::source`].

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::agent::{Agent, Held, Kubernetes, LineFormat, Logs, PodSource, Start, State};
+use super::agent::{
+    Agent, FlinkWatch, Held, Kubernetes, LineFormat, Logs, PodSource, Start, State,
+};
 use super::environment::Environment;
 use super::setting::{Section, Setting};
 use super::text_file;
@@ -149,8 +151,18 @@ fn kubernetes(s: &mut Section<'_>) -> Kubernetes {
             PodSource::File(file)
         }
     };
+    let watches = [("off", FlinkWatch::Off), ("watch", FlinkWatch::Watch)];
+    let flink_setting = s.get("flink");
+    let flink = flink_setting.and_then(|flink| flink.choice(&watches)).unwrap_or(default.flink);
+    if let Some(setting) = flink_setting
+        && flink == FlinkWatch::Watch
+        && source != PodSource::Api
+    {
+        setting.error("`kubernetes.flink: watch` needs `kubernetes.source: api`");
+    }
     Kubernetes {
         source,
+        flink,
         unknown_pod_wait: (s.get("unknown_pod_wait"))
             .and_then(|wait| wait.duration(Duration::ZERO..=HOUR))
             .unwrap_or(default.unknown_pod_wait),

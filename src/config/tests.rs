@@ -141,7 +141,7 @@ fn the_reference_configuration_names_every_key() {
             keys += 1;
         }
     }
-    assert_eq!(keys, 11 + 7 + 3 + 2 + 1 + 3 + 1 + 1);
+    assert_eq!(keys, 11 + 7 + 3 + 2 + 1 + 4 + 1 + 1);
 }
 
 #[test]
@@ -293,6 +293,19 @@ fn a_node_name_is_needed_for_the_api_only() {
         "DIR/agent.yaml:1:34: cannot read DIR/no.json: No such file or directory; write `kubectl \
          get pods -A -o json` to it",
     );
+}
+
+#[test]
+fn the_operator_is_asked_only_beside_the_pods() {
+    let place = "DIR/agent.yaml:1";
+    let needed = "`kubernetes.flink: watch` needs `kubernetes.source: api`";
+    let node = [("NODE_NAME", "n")];
+    check_agent("kubernetes: {flink: watch}\n", &node, "");
+    check_agent("kubernetes: {source: none, flink: off}\n", &[], "");
+    let none = "kubernetes: {source: none, flink: watch}\n";
+    check_agent(none, &[], &format!("{place}:35: {needed}"));
+    let wrong = "kubernetes: {flink: on}\n";
+    check_agent(wrong, &node, &format!("{place}:21: expected `off` or `watch`, found `on`"));
 }
 
 #[test]

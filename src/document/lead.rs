@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"create":{"_id":"…"}}                                       action line, in a bulk body only
-//! {"@timestamp":"…","kubernetes":{…},"flink":{…,"job":{"id":"…"}},"stream":"stdout",
+//! {"@timestamp":"…","kubernetes":{…},"flink":{…,"job":{"id":"…"},…},"stream":"stdout",
 //!  "logtag":"F","time":"…","log.offset":
 //! ```
 //!
@@ -25,7 +25,9 @@ const ACTION_END: &[u8] = b"\"}}\n";
 const ID_AT: usize = ACTION.len() + ID.len();
 
 /// Bytes of a job's id: hex digits.
-const JOB_BYTES: usize = 32;
+pub(super) const JOB_BYTES: usize = 32;
+
+const JOB_END: &[u8] = b"\"}";
 
 /// Bytes of the time that the runtimes nearly always write: UTC, nine digits of a second.
 const TIME_BYTES: usize = 30;
@@ -47,6 +49,8 @@ pub(super) struct Filling<'a> {
     pub(super) stamp: &'a [u8],
     /// 32 hex digits, for a lead with a job.
     pub(super) job: &'a [u8],
+    /// Members of `flink` beside that job's, each behind a comma.
+    pub(super) beside_job: &'a [u8],
     pub(super) tag: &'a [u8],
     pub(super) time: &'a [u8],
 }
@@ -93,7 +97,8 @@ impl Lead {
             text.extend_from_slice(b"\"job\":{\"id\":\"");
             let at = text.len();
             text.extend_from_slice(&[b'-'; JOB_BYTES]);
-            text.extend_from_slice(b"\"}},");
+            text.extend_from_slice(JOB_END);
+            text.extend_from_slice(b"},");
             at
         });
         text.extend_from_slice(format!("\"stream\":\"{}\"", lane.as_str()).as_bytes());
@@ -158,6 +163,10 @@ impl Lead {
                 }
             }
         }
+        if let Some(at) = self.job.filter(|_| !filling.beside_job.is_empty()) {
+            let behind = begins + at + JOB_BYTES + JOB_END.len() - from;
+            body.splice(behind..behind, filling.beside_job.iter().copied());
+        }
         document
     }
 }
@@ -211,6 +220,7 @@ mod tests {
             index: None,
             stamp: b"",
             job: b"0123456789abcdef0123456789abcdef",
+            beside_job: b"",
             tag: b"F",
             time: b"2026-11-23T21:08:57.493127544Z",
         }
@@ -238,6 +248,12 @@ mod tests {
             document(&with_job, &filling()),
             "{\"a\":1,\"flink\":{\"b\":2,\"job\":{\"id\":\"0123456789abcdef0123456789abcdef\"}},\
              \"stream\":\"stdout\",\"logtag\":\"F\",\"time\":\"2026-11-23T21:08:57.493127544Z\",\"log.offset\":"
+        );
+        let beside = Filling { beside_job: b",\"c\":3", tag: b"P", ..filling() };
+        assert_eq!(
+            document(&with_job, &beside),
+            "{\"a\":1,\"flink\":{\"b\":2,\"job\":{\"id\":\"0123456789abcdef0123456789abcdef\"},\"c\":3},\
+             \"stream\":\"stdout\",\"logtag\":\"P\",\"time\":\"2026-11-23T21:08:57.493127544Z\",\"log.offset\":"
         );
         let mut body = Vec::new();
         let begins = with_job.write(&filling(), &mut body);

@@ -12,12 +12,13 @@
 //! grown, but for lines on the slow road. `application` is the agent's own name too: without
 //! that, `application.time` of the application's could meet a `time` that moved.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::fields::{Fields, Known};
 use super::id::{self, IdHash};
-use super::lead::{Filling, Lead};
+use super::lead::{Filling, JOB_BYTES, Lead};
 use super::names::{Names, Place, Role};
 use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{escape, rewrite};
@@ -40,6 +41,8 @@ pub struct Parts<'a> {
     pub head: &'a [u8],
     /// Members of the object `flink`, or nothing.
     pub flink: &'a [u8],
+    /// Further members of it for the lines of a job, by the job's id in lower-case hex digits.
+    pub jobs: &'a BTreeMap<String, Vec<u8>>,
     /// First segments of the names that are the agent's in this form.
     pub agent_names: &'static [&'static str],
     pub form: DocumentForm,
@@ -59,6 +62,9 @@ pub struct Template {
     /// What items begin with, by lane: those without a job's id, and those with one.
     leads: [Lead; 2],
     leads_with_job: [Lead; 2],
+    /// Members of `flink` beside a job's id, each behind a comma, by that id in lower case.
+    jobs: BTreeMap<[u8; JOB_BYTES], Vec<u8>>,
+    overhead_bytes: usize,
 }
 
 /// What differs from line to line beside the content.
@@ -134,28 +140,41 @@ struct IndexCache {
 
 impl Template {
     pub fn new(parts: Parts<'_>) -> Self {
-        let Parts { head, flink, agent_names, form, json_time, framing, index } = parts;
+        let Parts { head, flink, agent_names, form, json_time, framing, index, jobs } = parts;
         let flink_object = match flink {
             b"" => Vec::new(),
             members => [b"\"flink\":{", members, b"}"].concat(),
         };
-        Self {
-            names: Arc::new(Names::new(form, agent_names, json_time)),
-            index: index.and_then(|index| match index {
-                IndexName::ByDate(pattern) => Some(escaped(pattern)),
-                IndexName::Fixed(_) => None,
-            }),
-            leads: Lane::BOTH
-                .map(|lane| Lead::new(&[head, &flink_object], None, lane, form, framing)),
-            leads_with_job: Lane::BOTH
-                .map(|lane| Lead::new(&[head], Some(flink), lane, form, framing)),
-        }
+        let index = index.and_then(|index| match index {
+            IndexName::ByDate(pattern) => Some(escaped(pattern)),
+            IndexName::Fixed(_) => None,
+        });
+        let leads =
+            Lane::BOTH.map(|lane| Lead::new(&[head, &flink_object], None, lane, form, framing));
+        let leads_with_job =
+            Lane::BOTH.map(|lane| Lead::new(&[head], Some(flink), lane, form, framing));
+        let beside_job = |(id, members): (&String, &Vec<u8>)| {
+            Some((id.as_bytes().try_into().ok()?, [b",", &**members].concat()))
+        };
+        let jobs: BTreeMap<[u8; JOB_BYTES], Vec<u8>> = jobs.iter().filter_map(beside_job).collect();
+        let overhead_bytes = leads_with_job[0].bytes()
+            + jobs.values().map(Vec::len).max().unwrap_or(0)
+            + index.as_ref().map_or(0, String::len)
+            + ITEM_OVERHEAD;
+        let names = Arc::new(Names::new(form, agent_names, json_time));
+        Self { names, index, leads, leads_with_job, jobs, overhead_bytes }
+    }
+
+    /// What stands beside a job's id; nothing where the job isn't known.
+    fn beside_job(&self, id: &[u8]) -> &[u8] {
+        let mut id: [u8; JOB_BYTES] = id.try_into().unwrap_or([0; JOB_BYTES]);
+        id.make_ascii_lowercase();
+        self.jobs.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Bytes that an item has at most besides its content.
     pub fn overhead_bytes(&self) -> usize {
-        let index = self.index.as_ref().map_or(0, String::len);
-        self.leads_with_job[0].bytes() + index + ITEM_OVERHEAD
+        self.overhead_bytes
     }
 
     /// Appends the item for one record. The body may hold anything before it.
@@ -171,7 +190,7 @@ impl Template {
             Content::Text(text) => (text, None),
         };
         let start = body.len();
-        body.reserve(line.len() + self.overhead_bytes());
+        body.reserve(line.len() + self.overhead_bytes);
         let document = match kind {
             Some(Kind::Object) => self.write_object(facts, line, scratch, body),
             Some(Kind::Unusual) => self.write_unusual(facts, line, scratch, body),
@@ -316,6 +335,10 @@ impl Template {
             index: self.index.as_ref().map(|pattern| index.name(pattern, facts.time_ns)),
             stamp: stamp_text,
             job: job.unwrap_or_default(),
+            beside_job: match job {
+                Some(id) if !self.jobs.is_empty() => self.beside_job(id),
+                _ => b"",
+            },
             tag: facts.tag,
             time: facts.time,
         };

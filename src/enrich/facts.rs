@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus};
 use serde::{Deserialize, Serialize};
 
+use super::flink::FlinkFacts;
 use crate::discover::StreamName;
 
 /// Container ids that are remembered per container; the lowest restarts are forgotten first. The
@@ -46,6 +47,9 @@ pub struct PodFacts {
     /// `None` while unknown, which is for ever where no pipeline needs them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_labels: Option<BTreeMap<String, String>>,
+    /// What Flink's operator says; `None` where it isn't asked, or says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flink: Option<FlinkFacts>,
 }
 
 /// The facts of one container.
@@ -88,6 +92,7 @@ impl PodFacts {
             pod_ip: status.and_then(|status| filled(status.pod_ip.as_deref()?)),
             containers: containers(pod.spec.as_ref(), status),
             namespace_labels: None,
+            flink: None,
         })
     }
 
@@ -131,6 +136,11 @@ impl PodFacts {
     pub(super) fn inherit(&mut self, older: &Self) {
         self.namespace_labels =
             self.namespace_labels.take().or_else(|| older.namespace_labels.clone());
+        match (&mut self.flink, &older.flink) {
+            (Some(flink), Some(older)) => flink.inherit(older),
+            (flink @ None, Some(older)) => *flink = Some(older.clone()),
+            (_, None) => {}
+        }
         self.node = self.node.take().or_else(|| older.node.clone());
         // A pod that is being deleted may have lost its address already; its lines keep it.
         self.pod_ip = self.pod_ip.take().or_else(|| older.pod_ip.clone());

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::{ContainerFacts, PodFacts};
-use super::labels;
+use super::flink::JobFacts;
+use super::{flink, labels};
 use crate::config::pipeline::DocumentForm;
 use crate::discover::StreamName;
 
@@ -32,8 +33,12 @@ pub struct Metadata {
     /// `"container":{…}` and `"log.file.path":"…"`. Never empty.
     pub head: Vec<u8>,
     /// Members of the object `flink`: `"component":"…","deployment":"…"` and
-    /// `"taskmanager":{"id":"…"}` as far as they are known; empty where the pod isn't Flink's.
+    /// `"taskmanager":{"id":"…"}` and the like as far as they are known; empty where the pod isn't
+    /// Flink's. The writer owns the object `job`, so that a name beside it is dotted.
     pub flink: Vec<u8>,
+    /// Further members of `flink` for lines of a job of a session cluster, by the job's id in
+    /// lower-case hex digits: `"job.name":"…","job.state":"…"`. None is empty.
+    pub jobs: BTreeMap<String, Vec<u8>>,
 }
 
 impl Metadata {
@@ -51,7 +56,7 @@ impl Metadata {
             DocumentForm::Fluentd => members(&fluentd(&known)),
             DocumentForm::Ecs => members(&ecs(&known, file)),
         };
-        Self { head, flink: members(&flink(stream, facts)) }
+        Self { head, flink: members(&flink(stream, facts)), jobs: jobs(facts) }
     }
 }
 
@@ -229,38 +234,68 @@ struct Flink<'a> {
     component: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deployment: Option<&'a str>,
+    #[serde(flatten)]
+    job: Job<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    taskmanager: Option<TaskManager<'a>>,
+    jobmanager: Option<Process<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taskmanager: Option<Process<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+}
+
+#[derive(Serialize, Default)]
+struct Job<'a> {
+    #[serde(rename = "job.name", skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(rename = "job.state", skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+}
+
+impl<'a> Job<'a> {
+    fn of(facts: &'a JobFacts) -> Self {
+        Self { name: facts.name.as_deref(), state: facts.state.as_deref() }
+    }
 }
 
 #[derive(Serialize)]
-struct TaskManager<'a> {
+struct Process<'a> {
     id: &'a str,
 }
 
-/// What is known of the Flink process. A TaskManager's id is the name of its pod: the native mode
-/// makes it Flink's own resource id (apache/flink `KubernetesResourceManagerDriver.java`); the
-/// standalone mode's, an address with a random part, isn't to be had from outside.
+/// What is known of the Flink process. Its id is the name of its pod: for a TaskManager the native
+/// mode makes it Flink's own resource id (apache/flink `KubernetesResourceManagerDriver.java`); the
+/// standalone mode's, an address with a random part, isn't to be had from outside. JobManagers,
+/// which have no such id, are told apart by it where there are several.
 fn flink<'a>(stream: &'a StreamName, facts: Option<&'a PodFacts>) -> Flink<'a> {
     let (component, deployment) = match facts {
-        Some(facts) => flink_labels(&facts.labels),
+        Some(facts) => flink::labels(&facts.labels),
         None => match native_cluster(&stream.pod) {
             Some(cluster) => (Some("taskmanager"), Some(cluster)),
             None => (None, None),
         },
     };
-    let taskmanager = (component == Some("taskmanager")).then_some(TaskManager { id: &stream.pod });
-    Flink { component, deployment, taskmanager }
+    let process = |kind| (component == Some(kind)).then_some(Process { id: &stream.pod });
+    let told = facts.and_then(|facts| facts.flink.as_ref());
+    Flink {
+        component,
+        deployment,
+        job: told.map(|told| Job::of(&told.job)).unwrap_or_default(),
+        jobmanager: process("jobmanager"),
+        mode: told.and_then(|told| told.mode.as_deref()),
+        taskmanager: process("taskmanager"),
+        version: told.and_then(|told| told.version.as_deref()),
+    }
 }
 
-/// Component and deployment by the labels that Flink and its operator set.
-/// Source: apache/flink `flink-kubernetes/.../utils/Constants.java`.
-fn flink_labels(labels: &BTreeMap<String, String>) -> (Option<&str>, Option<&str>) {
-    let label = |name| labels.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    let component = label("component");
-    let is_flink = label("type").is_some_and(|kind| kind.starts_with("flink-"))
-        || matches!(component, Some("jobmanager" | "taskmanager"));
-    if is_flink { (component, label("app")) } else { (None, None) }
+fn jobs(facts: Option<&PodFacts>) -> BTreeMap<String, Vec<u8>> {
+    let jobs = facts.and_then(|facts| facts.flink.as_ref()).map(|told| &told.jobs);
+    (jobs.into_iter().flatten())
+        .filter(|(_, job)| !job.is_empty())
+        .map(|(id, job)| (id.clone(), members(&Job::of(job))))
+        .collect()
 }
 
 /// The cluster of a pod named as the native mode names TaskManagers:

@@ -7,15 +7,19 @@
 //! pods.json ──▶ pods_file ─┘                └──▶ metadata (bytes spliced into each document)
 //! ```
 //!
+//! Where it is asked for, `pods_api` brings what Flink's operator says of clusters too; `flink`
+//! makes facts of their pods of it.
+//!
 //! A source that cannot be reached or read is retried for ever and said at most once a minute;
 //! meanwhile the store is not in sync and keeps what it knew. Pods are known by UID (static pods
 //! by their config hash), so a reused name never brings another pod's facts.
 //!
-//! Limits: [`store::MAX_GONE`] pods that have gone and that no stream asked for,
+//! Limits: [`flink::MAX_OBJECTS`] of each of the operator's kinds, [`store::MAX_GONE`] pods that have gone and that no stream asked for,
 //! [`facts::MAX_IDS`] container ids per container, [`pods_file::MAX_UNASKED`] pods of a file that
 //! no stream asked for. Only `pods_api` talks to the API server.
 
 pub mod facts;
+pub mod flink;
 pub mod labels;
 pub mod metadata;
 pub mod pods_api;

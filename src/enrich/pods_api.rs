@@ -1,4 +1,5 @@
-//! Pods from the API server: one watch of this node's pods, and one of namespaces where needed.
+//! Pods from the API server: one watch of this node's pods, and one of namespaces where needed; of
+//! Flink's operator, if that is wanted, what it says of clusters.
 //!
 //! The first list is streamed object by object (`sendInitialEvents`, Kubernetes 1.32 and later by
 //! default); a server that refuses that is asked for a plain list. Both are served from the API
@@ -7,7 +8,9 @@
 //! comes. Errors never end the watch: they put the store out of sync, are said once a minute and
 //! retried for ever, 1 s to [`LONGEST_PAUSE`] apart with as much jitter again, so that the agents
 //! of a large cluster don't come back together. Needs `list` and `watch` on pods, and on
-//! namespaces where a pipeline selects by their labels. The only file that talks to the API
+//! namespaces where a pipeline selects by their labels. `FlinkDeployment`s are watched once a pod of
+//! Flink's has been seen here, `FlinkSessionJob`s once a session cluster has; where the API server
+//! doesn't have these kinds it is asked again after [`ABSENT_PAUSE`]. The only file that talks to the API
 //! server; how events change what is known is not decided here.
 
 use std::fmt::Debug;
@@ -23,19 +26,24 @@ use kube::core::Status;
 use kube::runtime::watcher::{self, InitialListStrategy, ListSemantic, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::facts::PodFacts;
+use super::flink::{self, Deployment, FlinkDeployment, FlinkSessionJob, SessionJob};
 use super::state::{Event, NamespaceFacts};
 use super::store::PodStore;
 use super::throttle::Throttle;
+use crate::config::agent::FlinkWatch;
 
 /// The first pause after an error.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between attempts, before jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause, before jitter, where the API server doesn't have a kind that need not be there.
+const ABSENT_PAUSE: Duration = Duration::from_secs(300);
 /// A connection that isn't there after this has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An attempt that brought no error for this long is taken to have succeeded: a quiet node's
@@ -49,34 +57,84 @@ const WATCH_SECONDS: std::ops::Range<u32> = 230..290;
 type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<K>>> + Send>>;
 
 /// Watches the pods of `node_name` into `store`, and namespaces too if
-/// [`PodStore::require_namespaces`] was called before. Runs until aborted. The API server and the
-/// credentials come from `KUBECONFIG`, else from the pod's service account.
+/// [`PodStore::require_namespaces`] was called before; with `flink` also what Flink's operator says
+/// of clusters. Runs until aborted. The API server and the credentials come from `KUBECONFIG`, else
+/// from the pod's service account.
 ///
 /// # Panics
 /// Outside of a tokio runtime with time and IO.
-pub fn start(store: Arc<PodStore>, node_name: String) -> JoinHandle<()> {
+pub fn start(store: Arc<PodStore>, node_name: String, flink: FlinkWatch) -> JoinHandle<()> {
     tokio::spawn(async move {
         let client = connect().await;
-        let pods = watch_pods(client.clone(), &store, &node_name);
-        if store.needs_namespaces() {
-            tokio::join!(pods, watch_namespaces(client, &store, &node_name));
-        } else {
-            pods.await;
-        }
+        let flink_pod = Notify::new();
+        let namespaces = async {
+            if store.needs_namespaces() {
+                watch_namespaces(client.clone(), &store, &node_name).await;
+            }
+        };
+        let clusters = async {
+            if flink == FlinkWatch::Watch {
+                flink_pod.notified().await;
+                watch_flink(client.clone(), &store, &node_name).await;
+            }
+        };
+        let pods = watch_pods(client.clone(), &store, &node_name, &flink_pod);
+        tokio::join!(pods, namespaces, clusters);
     })
 }
 
-async fn watch_pods(client: Client, store: &PodStore, node_name: &str) {
+/// Follows the pods of this node; tells `flink_pod` when one is Flink's.
+async fn watch_pods(client: Client, store: &PodStore, node_name: &str, flink_pod: &Notify) {
     let mut config = base_config(node_name);
     config.field_selector = Some(format!("spec.nodeName={node_name}"));
-    let watch = Watch { api: Api::<Pod>::all(client), what: "pods", config };
-    watch.follow(PodFacts::of, |event| store.apply_pod(event)).await;
+    let watch = Watch { api: Api::<Pod>::all(client), what: "pods", optional: false, config };
+    let apply = |event: Event<PodFacts>| {
+        if let Event::Found(facts) | Event::Changed(facts) = &event
+            && flink::labels(&facts.labels).1.is_some()
+        {
+            flink_pod.notify_one();
+        }
+        store.apply_pod(event);
+    };
+    watch.follow(PodFacts::of, apply).await;
 }
 
 async fn watch_namespaces(client: Client, store: &PodStore, node_name: &str) {
     let config = base_config(node_name);
-    let watch = Watch { api: Api::<Namespace>::all(client), what: "namespaces", config };
+    let api = Api::<Namespace>::all(client);
+    let watch = Watch { api, what: "namespaces", optional: false, config };
     watch.follow(NamespaceFacts::of, |event| store.apply_namespace(event)).await;
+}
+
+/// Follows what Flink's operator says: of all clusters, because the API server can't choose among
+/// the operator's objects by what their pods are on.
+async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
+    let session = Notify::new();
+    let deployments = Watch {
+        api: Api::<FlinkDeployment>::all(client.clone()),
+        what: "flinkdeployments",
+        optional: true,
+        config: base_config(node_name),
+    };
+    let apply = |event: Event<Deployment>| {
+        if let Event::Found(deployment) | Event::Changed(deployment) = &event
+            && deployment.is_session()
+        {
+            session.notify_one();
+        }
+        store.apply_deployment(event);
+    };
+    let jobs = async {
+        session.notified().await;
+        let watch = Watch {
+            api: Api::<FlinkSessionJob>::all(client),
+            what: "flinksessionjobs",
+            optional: true,
+            config: base_config(node_name),
+        };
+        watch.follow(SessionJob::of, |event| store.apply_session_job(event)).await;
+    };
+    tokio::join!(deployments.follow(Deployment::of, apply), jobs);
 }
 
 impl NamespaceFacts {
@@ -116,6 +174,8 @@ struct Watch<K> {
     api: Api<K>,
     /// The resource's plural, for messages.
     what: &'static str,
+    /// The API server need not have the kind.
+    optional: bool,
     config: watcher::Config,
 }
 
@@ -148,6 +208,11 @@ where
                     );
                     self.config.initial_list_strategy = InitialListStrategy::ListWatch;
                     events = self.events();
+                }
+                Next::Error(error) if self.optional && is_absent(&error) => {
+                    apply(Event::OutOfSync);
+                    debug!(watch = self.what, "the API server doesn't have this kind");
+                    sleep(absent_pause()).await;
                 }
                 Next::Error(error) => {
                     apply(Event::OutOfSync);
@@ -288,6 +353,16 @@ fn backoff() -> ExponentialBackoff {
         .build()
 }
 
+/// [`ABSENT_PAUSE`] with as much jitter again at most.
+fn absent_pause() -> Duration {
+    let mut pauses = ExponentialBuilder::new()
+        .with_min_delay(ABSENT_PAUSE)
+        .with_max_delay(ABSENT_PAUSE)
+        .with_jitter()
+        .build();
+    pauses.next().unwrap_or(ABSENT_PAUSE)
+}
+
 /// The same event about facts; `None` for an object that can't be told from others.
 fn trimmed<K, T>(event: watcher::Event<K>, trim: fn(&K) -> Option<T>) -> Option<Event<T>> {
     Some(match event {
@@ -305,6 +380,11 @@ fn trimmed<K, T>(event: watcher::Event<K>, trim: fn(&K) -> Option<T>) -> Option<
 fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(_))
         && status(error).is_some_and(|status| matches!(status.code, 400 | 422))
+}
+
+/// Whether the API server doesn't have the kind that was asked for.
+fn is_absent(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 404)
 }
 
 fn status(error: &watcher::Error) -> Option<&Status> {
@@ -356,6 +436,25 @@ mod tests {
         assert!(!refuses_streaming(&start(403)) && !refuses_streaming(&start(410)));
         assert!(!refuses_streaming(&watcher::Error::InitialListFailed(api_error(422))));
         assert!(!refuses_streaming(&watcher::Error::NoResourceVersion));
+    }
+
+    #[test]
+    fn a_kind_that_is_not_there_is_asked_for_seldom() {
+        let start = |code| watcher::Error::WatchStartFailed(api_error(code));
+        assert!(is_absent(&start(404)));
+        assert!(is_absent(&watcher::Error::InitialListFailed(api_error(404))));
+        assert!(!is_absent(&start(403)) && !is_absent(&watcher::Error::NoResourceVersion));
+        let pauses: Vec<Duration> = (0..20).map(|_| absent_pause()).collect();
+        assert!(pauses.iter().all(|pause| (ABSENT_PAUSE..=2 * ABSENT_PAUSE).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "agents don't ask together");
+    }
+
+    #[test]
+    fn the_operators_kinds_are_asked_for_where_they_are() {
+        let path = FlinkDeployment::url_path(&(), None);
+        assert_eq!(path, "/apis/flink.apache.org/v1beta1/flinkdeployments");
+        let path = FlinkSessionJob::url_path(&(), None);
+        assert_eq!(path, "/apis/flink.apache.org/v1beta1/flinksessionjobs");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::facts::PodFacts;
+use super::flink::{self, Clusters, Deployment, SessionJob};
 use crate::discover::StreamName;
 
 /// Pods that have gone and that no stream asked for; beyond it the first gone is forgotten.
@@ -98,6 +99,8 @@ pub(super) struct State {
     /// Namespace and name to UID, of static pods without a hash.
     by_name: HashMap<(String, String), String>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// What Flink's operator says. Never waited for: it is no part of being in sync.
+    clusters: Clusters,
     needs_namespaces: bool,
     pod_sync: Sync,
     namespace_sync: Sync,
@@ -239,6 +242,40 @@ impl State {
         changes
     }
 
+    /// A `FlinkDeployment` came, changed or went.
+    pub(super) fn apply_deployment(&mut self, event: Event<Deployment>) -> Vec<Change> {
+        let clusters = self.clusters.apply_deployment(event);
+        self.tell_pods(&clusters)
+    }
+
+    /// A `FlinkSessionJob` came, changed or went.
+    pub(super) fn apply_session_job(&mut self, event: Event<SessionJob>) -> Vec<Change> {
+        let clusters = self.clusters.apply_job(event);
+        self.tell_pods(&clusters)
+    }
+
+    /// Has the pods of these clusters, by namespace and name, take in what is said of them.
+    fn tell_pods(&mut self, clusters: &BTreeSet<(String, String)>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let (pods, known) = (self.pods.values_mut(), &self.clusters);
+        for held in pods.filter(|held| held.gone.is_none() && !clusters.is_empty()) {
+            let facts = &held.facts;
+            let Some(cluster) = flink::labels(&facts.labels).1 else { continue };
+            if !clusters.contains(&(facts.namespace.clone(), cluster.to_owned())) {
+                continue;
+            }
+            let Some(mut flink) = known.facts(&facts.namespace, &facts.labels) else { continue };
+            if let Some(older) = &facts.flink {
+                flink.inherit(older);
+            }
+            if facts.flink.as_ref() != Some(&flink) {
+                Arc::make_mut(&mut held.facts).flink = Some(flink);
+                changes.push(Change::Pod(Arc::clone(&held.facts)));
+            }
+        }
+        changes
+    }
+
     fn note_sync(&self, before: bool, changes: &mut Vec<Change>) {
         if before != self.in_sync() {
             changes.push(Change::InSync(!before));
@@ -248,6 +285,9 @@ impl State {
     /// Adds or replaces a pod, which is there again if it had gone; a change if facts differ.
     fn put(&mut self, mut facts: PodFacts) -> Option<Change> {
         facts.namespace_labels = self.namespaces.get(&facts.namespace).cloned();
+        if let Some(flink) = self.clusters.facts(&facts.namespace, &facts.labels) {
+            facts.flink = Some(flink);
+        }
         let Some(held) = self.pods.get_mut(&facts.uid) else {
             let facts = Arc::new(facts);
             let held = Held { facts: Arc::clone(&facts), gone: None, wanted: false.into() };

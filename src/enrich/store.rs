@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::facts::PodFacts;
+use super::flink::{Deployment, SessionJob};
 pub(crate) use super::state::Event;
 pub use super::state::{Change, MAX_GONE};
 use super::state::{NamespaceFacts, State};
@@ -108,6 +109,14 @@ impl PodStore {
 
     pub(super) fn apply_namespace(&self, event: Event<NamespaceFacts>) {
         self.write(|state| state.apply_namespace(event));
+    }
+
+    pub(super) fn apply_deployment(&self, event: Event<Deployment>) {
+        self.write(|state| state.apply_deployment(event));
+    }
+
+    pub(super) fn apply_session_job(&self, event: Event<SessionJob>) {
+        self.write(|state| state.apply_session_job(event));
     }
 
     /// Whether a stream asked for this pod, found or not.

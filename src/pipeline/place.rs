@@ -283,6 +283,7 @@ impl StreamState {
         Template::new(Parts {
             head: &metadata.head,
             flink: &metadata.flink,
+            jobs: &metadata.jobs,
             agent_names: agent_names(form),
             form,
             json_time: pipeline.parse.json_time.as_deref(),

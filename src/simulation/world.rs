@@ -90,6 +90,7 @@ impl Pod {
             pod_ip: None,
             containers: [(CONTAINER.to_owned(), container)].into(),
             namespace_labels: None,
+            flink: None,
         }
     }
 

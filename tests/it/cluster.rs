@@ -121,6 +121,22 @@ fn overlay_of_yours() -> TempDir {
     folder
 }
 
+/// The base with one component.
+fn overlay_with(component: &str) -> TempDir {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    let up = "../".repeat(path.components().count() - 1);
+    let daemonset = format!("{up}{}", daemonset().strip_prefix("/").unwrap().display());
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [format!("{daemonset}/base")],
+        "components": [format!("{daemonset}/components/{component}")],
+    });
+    fs::write(path.join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    folder
+}
+
 /// Lays out what the container has beneath `/etc/splashdam`, as the kubelet would, with these
 /// paths in it.
 fn lay_out(control: &ControlPlane, namespace: &str, folder: &Path) {
@@ -292,17 +308,56 @@ fn the_agents_token_reads_pods_and_does_nothing_else() {
 fn an_agent_with_this_token_knows_the_pods_of_its_node() {
     let control = control_plane();
     install(&control, "");
-    let agent =
-        agents(&control).into_iter().find(|pod| pod["spec"]["nodeName"] == "worker").unwrap();
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kubeconfig.path(), control.account(NAMESPACE, "splashdam").to_string()).unwrap();
+    check_agent(&control, &Node::in_cluster("worker", kubeconfig.path()));
+}
+
+/// This server doesn't have the kinds of Flink's operator.
+#[test]
+fn with_the_component_for_flink_the_agent_may_ask_for_what_need_not_be_there() {
+    let control = control_plane();
+    let overlay = overlay_with("flink");
+    install(&control, overlay.path().to_str().unwrap());
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    let account = control.account(NAMESPACE, "splashdam");
+    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+    let client = control.client(&account);
+    for kind in ["flinkdeployments", "flinksessionjobs"] {
+        let path = format!("/apis/flink.apache.org/v1beta1/{kind}");
+        // Rights are looked at before what there is.
+        wait_until(SOON, "it may be asked for, and is not there", || {
+            control.ask(&client, &Method::GET, &path) == 404
+        });
+        assert_eq!(control.ask(&client, &Method::POST, &path), 403, "{kind}");
+    }
+    let set = control.get(&["daemonset", "splashdam", "-n", NAMESPACE]);
+    let variables = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    let wanted = json!({"name": "SPLASHDAM_KUBERNETES__FLINK", "value": "watch"});
+    assert!(variables.contains(&wanted), "{variables:?}");
+
+    let agent = agent_on_worker(&control);
+    let name = agent["metadata"]["name"].as_str().unwrap();
+    let labels = ["app=orders", "component=taskmanager", "type=flink-native-kubernetes"];
+    control.kubectl(&[&["label", "pod", name, "-n", NAMESPACE], &labels[..]].concat(), "");
+    let node = Node::in_cluster("worker", kubeconfig.path());
+    node.set_kubernetes("flink: watch");
+    let document = check_agent(&control, &node);
+    assert_eq!(text(&document, "flink.deployment").as_deref(), Some("orders"));
+    assert_eq!(text(&document, "flink.version"), None);
+}
+
+fn agent_on_worker(control: &ControlPlane) -> Value {
+    agents(control).into_iter().find(|pod| pod["spec"]["nodeName"] == "worker").unwrap()
+}
+
+/// A line of the agent's pod on `worker` gets that pod's facts on `node`; gives the document.
+fn check_agent(control: &ControlPlane, node: &Node) -> Value {
+    let agent = agent_on_worker(control);
     let mut pod = Pod::taskmanager(NAMESPACE, "unused", 1);
     agent["metadata"]["name"].as_str().unwrap().clone_into(&mut pod.name);
     agent["metadata"]["uid"].as_str().unwrap().clone_into(&mut pod.uid);
     "splashdam".clone_into(&mut pod.container);
-    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
-    let account = control.account(NAMESPACE, "splashdam");
-    fs::write(kubeconfig.path(), account.to_string()).unwrap();
-
-    let node = Node::in_cluster("worker", kubeconfig.path());
     let out = node.path("out.ndjson");
     let pipeline = format!(
         "pipeline: agents\nselect:\n  - select: {{labels: {{app.kubernetes.io/name: splashdam}}}}\n\
@@ -315,4 +370,5 @@ fn an_agent_with_this_token_knows_the_pods_of_its_node() {
     let document: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
     assert_eq!(text(&document, "kubernetes.pod_name"), Some(pod.name));
     assert_eq!(text(&document, "kubernetes.host").as_deref(), Some("worker"));
+    document
 }

@@ -13,6 +13,7 @@ mod conflicts;
 mod crashes;
 mod dead_letter;
 mod documents;
+mod flink;
 mod follow;
 mod held;
 mod kubernetes;

@@ -23,10 +23,13 @@ const ECS: &[&str] = &["application", "container", "flink", "kubernetes", "splas
 const TIME: &str = "2026-11-23T21:08:57.493127544Z";
 const TIME_NS: i64 = 1_795_468_137_493_127_544;
 
+static NO_JOBS: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+
 pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
     Parts {
         head: br#""kubernetes":{"pod_name":"p"}"#,
         flink: br#""component":"taskmanager""#,
+        jobs: &NO_JOBS,
         agent_names: if form == DocumentForm::Fluentd { FLUENTD } else { ECS },
         form,
         json_time: None,
@@ -204,6 +207,42 @@ fn forms_framings_and_indices() {
     odd.tag = b"F:\"\\";
     let odd = document_of(&Template::new(parts), &odd, Content::Line(b"x"));
     assert!(odd.contains(r#""logtag":"F:\"\\","#), "{odd}");
+}
+
+#[test]
+fn a_known_job_is_named_beside_its_id() {
+    const ID: &str = "b18f0b529989bee72c64dff467c6eee0";
+    let members = br#""job.name":"orders","job.state":"RUNNING""#.to_vec();
+    let jobs = BTreeMap::from([(ID.to_owned(), members)]);
+    let named = format!(r#""job":{{"id":"{ID}"}},"job.name":"orders","job.state":"RUNNING"}}"#);
+    for form in [DocumentForm::Fluentd, DocumentForm::Ecs] {
+        for framing in [Framing::Bulk, Framing::Lines] {
+            let template = Template::new(Parts { jobs: &jobs, framing, ..parts(form) });
+            let document = |line: &str| {
+                document_of(&template, &facts(), Content::Line(line.as_bytes()))
+                    .replace(&ID.to_uppercase(), ID)
+            };
+            for time in ["\"2026-11-23T21:06:10.556Z\"", "1763931970556", "\"yesterday, late\""] {
+                for id in [ID.to_owned(), ID.to_uppercase()] {
+                    let top =
+                        document(&format!(r#"{{"@timestamp":{time},"flink-job-id":"{id}"}}"#));
+                    assert!(top.contains(&named), "{top}");
+                    let mdc =
+                        document(&format!(r#"{{"ts":{time},"mdc":{{"flink-job-id":"{id}"}}}}"#));
+                    assert!(mdc.contains(&named), "{mdc}");
+                }
+            }
+            let another = ID.replace('b', "c");
+            for line in [
+                "text".to_owned(),
+                r#"{"message":"m"}"#.to_owned(),
+                format!(r#"{{"flink-job-id":"{another}"}}"#),
+                format!(r#"{{"flink":{{"job":{{"id":"{ID}"}}}}}}"#),
+            ] {
+                assert!(!document(&line).contains("job.name"), "{line}");
+            }
+        }
+    }
 }
 
 #[test]

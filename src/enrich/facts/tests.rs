@@ -15,6 +15,7 @@ pub(in crate::enrich) fn pod(uid: &str, name: &str) -> PodFacts {
         pod_ip: None,
         containers: BTreeMap::new(),
         namespace_labels: None,
+        flink: None,
     }
 }
 

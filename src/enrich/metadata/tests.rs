@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::enrich::facts::tests::{facts, pod, stream, taskmanager};
+use crate::enrich::flink::FlinkFacts;
 
 fn run(restart: u32) -> StreamName {
     StreamName {
@@ -136,9 +137,13 @@ fn flink_by_labels() {
     check_flink(
         "orders-6b9f-x2x4z",
         Some(&[jobmanager[0], jobmanager[1], ("type", "flink-native-kubernetes")]),
-        r#""component":"jobmanager","deployment":"orders""#,
+        r#""component":"jobmanager","deployment":"orders","jobmanager":{"id":"orders-6b9f-x2x4z"}"#,
     );
-    check_flink("jm", Some(&jobmanager), r#""component":"jobmanager","deployment":"orders""#);
+    check_flink(
+        "jm",
+        Some(&jobmanager),
+        r#""component":"jobmanager","deployment":"orders","jobmanager":{"id":"jm"}"#,
+    );
     check_flink(
         "orders-taskmanager-6b9f-x2x4z",
         Some(&[
@@ -169,6 +174,37 @@ fn flink_by_the_name_of_a_native_taskmanager() {
     ] {
         check_flink(other, None, "");
     }
+}
+
+#[test]
+fn what_the_operator_says_stands_beside_the_rest() {
+    let job = |name: &str| JobFacts { name: Some(name.to_owned()), state: None };
+    let mut facts = facts(taskmanager());
+    facts.flink = Some(FlinkFacts {
+        version: Some("1.20".to_owned()),
+        mode: Some("native".to_owned()),
+        job: JobFacts { state: Some("RUNNING".to_owned()), ..job("Orders \"to\" invoices") },
+        jobs: BTreeMap::new(),
+    });
+    fn of(facts: &PodFacts) -> Metadata {
+        Metadata::new(DocumentForm::Ecs, &run(0), None, Some(facts), "")
+    }
+    assert_eq!(
+        text(&of(&facts).flink),
+        concat!(
+            r#""component":"taskmanager","deployment":"orders-session","#,
+            r#""job.name":"Orders \"to\" invoices","job.state":"RUNNING","mode":"native","#,
+            r#""taskmanager":{"id":"orders-session-taskmanager-1-1"},"version":"1.20""#,
+        )
+    );
+    assert!(of(&facts).jobs.is_empty());
+    let jobs = [("a".repeat(32), job("a")), ("b".repeat(32), JobFacts::default())];
+    facts.flink = Some(FlinkFacts { jobs: jobs.into(), ..FlinkFacts::default() });
+    let metadata = of(&facts);
+    assert!(!text(&metadata.flink).contains("job."));
+    let named: Vec<(&str, &str)> =
+        metadata.jobs.iter().map(|(id, members)| (id.as_str(), text(members))).collect();
+    assert_eq!(named, [("a".repeat(32).as_str(), r#""job.name":"a""#)]);
 }
 
 #[test]

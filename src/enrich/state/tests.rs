@@ -1,5 +1,7 @@
 use super::*;
 use crate::enrich::facts::tests::{pod, stream};
+use crate::enrich::flink::FlinkFacts;
+use crate::enrich::flink::tests::{deployment, job, orders, session, session_job};
 
 fn namespace(name: &str, labels: &[(&str, &str)]) -> NamespaceFacts {
     let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -221,4 +223,90 @@ fn a_namespace_that_went_leaves_its_pods_their_labels() {
     state.apply_namespace(Event::Init);
     assert_eq!(short(state.apply_namespace(Event::InitDone)), ["sync"]);
     assert!(!state.knows_namespaces());
+}
+
+/// A pod of a Flink cluster, and what is known of that by now.
+fn flink_pod(uid: &str, cluster: &str) -> PodFacts {
+    let labels = [("app", cluster), ("type", "flink-native-kubernetes")];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    PodFacts { labels: labels.into(), ..pod(uid, "tm-1-1") }
+}
+
+fn flink(state: &State, uid: &str) -> Option<FlinkFacts> {
+    state.lookup(&stream(uid, "tm-1-1"))?.flink.clone()
+}
+
+fn job_state(state: &State, uid: &str) -> Option<String> {
+    flink(state, uid)?.job.state
+}
+
+#[test]
+fn what_the_operator_says_comes_to_pods_before_and_after_them() {
+    let mut state = State::default();
+    apply(&mut state, list([flink_pod("u1", "orders"), flink_pod("u2", "invoices")]));
+    assert_eq!(flink(&state, "u1"), None, "nobody waits for it");
+    let changes = state.apply_deployment(Event::Changed(deployment(orders("RECONCILING"))));
+    assert_eq!(short(changes), ["u1"]);
+    assert_eq!(flink(&state, "u1").unwrap().version.as_deref(), Some("1.20"));
+    assert_eq!(job_state(&state, "u1"), None);
+    let changes = state.apply_deployment(Event::Changed(deployment(orders("CREATED"))));
+    assert_eq!(short(changes), ["u1"]);
+    let changes = state.apply_deployment(Event::Changed(deployment(orders("RUNNING"))));
+    assert_eq!(short(changes), [""; 0], "the state at the start is known already");
+    assert_eq!(apply(&mut state, [Event::Changed(flink_pod("u3", "orders"))]), ["u3"]);
+    assert_eq!(job_state(&state, "u1").as_deref(), Some("CREATED"));
+    assert_eq!(job_state(&state, "u3").as_deref(), Some("RUNNING"));
+    assert_eq!(flink(&state, "u2"), None);
+}
+
+#[test]
+fn what_the_operator_said_stays_with_a_pod_that_is_there_gone_or_saved() {
+    let mut state = State::default();
+    state.apply_deployment(Event::Changed(deployment(orders("RUNNING"))));
+    apply(&mut state, list([flink_pod("u1", "orders"), flink_pod("u2", "orders")]));
+    assert_eq!(job_state(&state, "u1").as_deref(), Some("RUNNING"));
+    let gone = Event::Deleted(deployment(orders("FINISHED")));
+    assert_eq!(short(state.apply_deployment(gone)), [""; 0]);
+    assert_eq!(apply(&mut state, [Event::Changed(flink_pod("u1", "orders"))]), [""; 0]);
+    apply(&mut state, [Event::Deleted(flink_pod("u2", "orders"))]);
+    for uid in ["u1", "u2"] {
+        assert_eq!(job_state(&state, uid).as_deref(), Some("RUNNING"), "{uid}");
+    }
+    state.apply_deployment(Event::Changed(deployment(orders("FAILED"))));
+    assert_eq!(job_state(&state, "u2").as_deref(), Some("RUNNING"));
+
+    let saved = ["u1", "u2"].map(|uid| (*state.lookup(&stream(uid, "tm-1-1")).unwrap()).clone());
+    let mut next = State::default();
+    next.restore(saved.into());
+    next.apply_deployment(Event::Changed(deployment(orders("FAILED"))));
+    apply(&mut next, list([flink_pod("u1", "orders")]));
+    for uid in ["u1", "u2"] {
+        assert_eq!(job_state(&next, uid).as_deref(), Some("RUNNING"), "{uid} after a restart");
+    }
+}
+
+#[test]
+fn what_the_operator_says_has_no_part_in_being_in_sync() {
+    let mut state = State::default();
+    assert_eq!(short(state.apply_deployment(Event::OutOfSync)), [""; 0]);
+    assert_eq!(apply(&mut state, list([])), ["sync"]);
+    assert_eq!(short(state.apply_deployment(Event::Init)), [""; 0]);
+    assert_eq!(short(state.apply_session_job(Event::OutOfSync)), [""; 0]);
+    assert!(state.in_sync());
+}
+
+#[test]
+fn pods_of_a_session_cluster_hear_of_its_jobs() {
+    let id = "b18f0b529989bee72c64dff467c6eee0";
+    let mut state = State::default();
+    apply(&mut state, list([flink_pod("u1", "session")]));
+    let first = session_job(job("a", id, "RUNNING"));
+    assert_eq!(short(state.apply_session_job(Event::Changed(first))), [""; 0], "of what cluster?");
+    assert_eq!(short(state.apply_deployment(Event::Changed(deployment(session())))), ["u1"]);
+    assert_eq!(flink(&state, "u1").unwrap().jobs[id].name.as_deref(), Some("a job"));
+    let other = session_job(job("b", &id.replace('b', "c"), "CREATED"));
+    assert_eq!(short(state.apply_session_job(Event::Changed(other.clone()))), ["u1"]);
+    state.apply_session_job(Event::Deleted(other));
+    apply(&mut state, [Event::Changed(flink_pod("u1", "session"))]);
+    assert_eq!(flink(&state, "u1").unwrap().jobs.len(), 2, "its last lines may still come");
 }

@@ -601,6 +601,7 @@ impl Node {
             pod_ip: None,
             containers: BTreeMap::new(),
             namespace_labels: None,
+            flink: None,
         };
         let worker = self.worker();
         let key = worker.names[&Self::stream(0)];

@@ -4,19 +4,21 @@
 //! that was deleted is gone at once.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{SOON, pods, server, unique};
+use super::{SOON, pods, server, unique, wait_until};
 
 /// A server with a node and a namespace that are one test's own.
 pub(crate) struct Cluster {
@@ -121,11 +123,78 @@ impl Cluster {
 
     /// Writes a kubeconfig whose token may get, list and watch pods and nothing else.
     pub(crate) fn pod_reader(&self, path: &Path) {
+        self.reader(path, &[("", &["pods"])]);
+    }
+
+    /// The same for the objects of Flink's operator too.
+    pub(crate) fn flink_reader(&self, path: &Path) {
+        let flink = ["flinkdeployments", "flinksessionjobs"];
+        self.reader(path, &[("", &["pods"]), ("flink.apache.org", &flink)]);
+    }
+
+    /// Has the server know the kinds of Flink's operator.
+    pub(crate) fn define_flink(&self) {
+        let folder = server("FLINK_DEFINITIONS");
+        let cache = tempfile::tempdir().unwrap();
+        let kubectl = |arguments: &[&str]| {
+            let output = Command::new(server("KUBECTL"))
+                .env("KUBECONFIG", server("KUBECONFIG"))
+                .arg(format!("--cache-dir={}", cache.path().display()))
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "kubectl {arguments:?}: {output:?}");
+        };
+        for name in ["flinkdeployments", "flinksessionjobs"] {
+            let file = format!("{folder}/{name}.flink.apache.org-v1.yml");
+            kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+        }
+        for kind in ["FlinkDeployment", "FlinkSessionJob"] {
+            let api = self.flink_objects(kind);
+            wait_until(SOON, "the server has the kind", || {
+                self.runtime.block_on(api.list(&ListParams::default())).is_ok()
+            });
+        }
+    }
+
+    /// Makes an object of Flink's operator, or makes it so, as its user and the operator would.
+    pub(crate) fn flink(&self, kind: &str, name: &str, spec: &Value, status: &Value) {
+        let object = json!({
+            "apiVersion": "flink.apache.org/v1beta1",
+            "kind": kind,
+            "metadata": {"name": name},
+            "spec": spec,
+        });
+        let (api, how) = (self.flink_objects(kind), PatchParams::apply("test").force());
+        self.runtime.block_on(api.patch(name, &how, &Patch::Apply(object))).unwrap();
+        let status = Patch::Merge(json!({"status": status}));
+        let how = PatchParams::default();
+        let patch = api.patch_status(name, &how, &status);
+        self.runtime.block_on(patch).unwrap();
+    }
+
+    pub(crate) fn delete_flink(&self, kind: &str, name: &str) {
+        let api = self.flink_objects(kind);
+        self.runtime.block_on(api.delete(name, &DeleteParams::default())).unwrap();
+    }
+
+    fn flink_objects(&self, kind: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("flink.apache.org", "v1beta1", kind);
+        let resource = ApiResource::from_gvk(&kind);
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    /// Writes a kubeconfig whose token may get, list and watch these, by API group, and nothing else.
+    fn reader(&self, path: &Path, resources: &[(&str, &[&str])]) {
         let name = unique("reader");
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         self.create(&accounts, json!({"metadata": {"name": name}}));
-        let rules = json!([{"apiGroups": [""], "resources": ["pods"],
-                            "verbs": ["get", "list", "watch"]}]);
+        let rules: Vec<Value> = (resources.iter())
+            .map(|(group, names)| {
+                let verbs = ["get", "list", "watch"];
+                json!({"apiGroups": [group], "resources": names, "verbs": verbs})
+            })
+            .collect();
         let role = json!({"metadata": {"name": name}, "rules": rules});
         self.create(&Api::<ClusterRole>::all(self.client.clone()), role);
         let binding = json!({

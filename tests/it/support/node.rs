@@ -133,6 +133,13 @@ impl Node {
         fs::write(self.configuration(), text).unwrap();
     }
 
+    /// Adds a setting below `kubernetes`.
+    pub(crate) fn set_kubernetes(&self, setting: &str) {
+        let text = fs::read_to_string(self.configuration()).unwrap();
+        let text = text.replace("kubernetes:\n", &format!("kubernetes:\n  {setting}\n"));
+        fs::write(self.configuration(), text).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
