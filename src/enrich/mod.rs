@@ -14,9 +14,10 @@
 //! meanwhile the store is not in sync and keeps what it knew. Pods are known by UID (static pods
 //! by their config hash), so a reused name never brings another pod's facts.
 //!
-//! Limits: [`flink::MAX_OBJECTS`] of each of the operator's kinds, [`store::MAX_GONE`] pods that have gone and that no stream asked for,
-//! [`facts::MAX_IDS`] container ids per container, [`pods_file::MAX_UNASKED`] pods of a file that
-//! no stream asked for. Only `pods_api` talks to the API server.
+//! Limits: [`flink::MAX_OBJECTS`] of each of the operator's kinds, [`store::MAX_GONE`] pods that
+//! have gone and that no stream asked for, [`facts::MAX_IDS`] container ids per container,
+//! [`pods_file::MAX_UNASKED`] pods of a file that no stream asked for. Only `pods_api` talks to the
+//! API server.
 
 pub mod facts;
 pub mod flink;

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use regex::Regex;
 
+use super::needles::Needles;
 use super::{find, lookup};
 use crate::document::fields::{Fields, Found};
 use crate::document::tree::{Node, Tree, unescape, write_string};
@@ -18,7 +19,7 @@ pub(super) enum Change {
     Add { field: String, node: Node<'static>, json: Vec<u8> },
     Remove { field: String },
     Rename { from: String, to: String },
-    Redact { field: String, pattern: Regex, with: String },
+    Redact { field: String, pattern: Regex, with: String, needles: Option<Box<Needles>> },
 }
 
 /// How far a change came on the text of a document.
@@ -33,6 +34,15 @@ pub(super) enum OnText {
 }
 
 impl Change {
+    pub(super) fn redact(field: &str, pattern: &Regex, with: &str) -> Self {
+        Self::Redact {
+            field: field.to_owned(),
+            pattern: pattern.clone(),
+            with: with.to_owned(),
+            needles: Needles::of(pattern.as_str()).map(Box::new),
+        }
+    }
+
     pub(super) fn add(field: &str, value: &serde_json::Value) -> Self {
         let node = Node::from(value);
         let mut json = Vec::new();
@@ -47,8 +57,16 @@ impl Change {
             Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
             Self::Remove { field } => find(document, fields, field).is_some(),
             Self::Rename { from, to } => from != to && find(document, fields, from).is_some(),
-            Self::Redact { field, pattern, with } => {
-                any(document, fields, field, |raw| may_redact(raw, pattern, with))
+            Self::Redact { field, pattern, with, needles } => {
+                let may_match =
+                    |raw: &[u8]| needles.as_ref().is_none_or(|needles| needles.may_match(raw));
+                let text = match fields.find(field) {
+                    Found::Value(raw) => raw,
+                    Found::Nowhere => b"",
+                    Found::Unknown => document,
+                };
+                may_match(text)
+                    && any(document, fields, field, |raw| may_redact(raw, pattern, with))
             }
         };
         if touches { OnText::NeedsTree } else { OnText::Nothing }
@@ -78,7 +96,7 @@ impl Change {
                 }
                 None => false,
             },
-            Self::Redact { field, pattern, with } => {
+            Self::Redact { field, pattern, with, .. } => {
                 let mut changed = false;
                 tree.each_mut(field, &mut |node| changed |= redact(node, pattern, with));
                 changed

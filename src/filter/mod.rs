@@ -23,6 +23,7 @@
 mod change;
 pub mod limit;
 mod lookup;
+mod needles;
 #[cfg(test)]
 mod tests;
 
@@ -180,8 +181,7 @@ fn compile(filter: &pipeline::Filter, samples: &mut u64, steps: &mut Vec<Step>) 
             return steps.push(Step::Change(rename));
         }
         Filter::Redact { field, pattern, with } => {
-            let (field, pattern, with) = (field.clone(), pattern.clone(), with.clone());
-            return steps.push(Step::Change(Change::Redact { field, pattern, with }));
+            return steps.push(Step::Change(Change::redact(field, pattern, with)));
         }
         Filter::Drop(condition) => Decide::Drop(condition.clone()),
         Filter::Keep(condition) => Decide::Keep(condition.clone()),
