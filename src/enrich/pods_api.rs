@@ -3,15 +3,20 @@
 //!
 //! The first list is streamed object by object (`sendInitialEvents`, Kubernetes 1.32 and later by
 //! default); a server that refuses that is asked for a plain list. Both are served from the API
-//! server's cache (resource version 0). After a broken connection the watch resumes where it was;
-//! only an expired resource version brings a new list. Each object is trimmed to its facts as it
-//! comes. Errors never end the watch: they put the store out of sync, are said once a minute and
-//! retried for ever, 1 s to [`LONGEST_PAUSE`] apart with as much jitter again, so that the agents
-//! of a large cluster don't come back together. Needs `list` and `watch` on pods, and on
-//! namespaces where a pipeline selects by their labels. `FlinkDeployment`s are watched once a pod of
-//! Flink's has been seen here, `FlinkSessionJob`s once a session cluster has; where the API server
-//! doesn't have these kinds it is asked again after [`ABSENT_PAUSE`]. The only file that talks to the API
-//! server; how events change what is known is not decided here.
+//! server's cache (resource version 0). After a broken connection the watch resumes where it was,
+//! by the last object or bookmark; only a resource version that has expired, in a running watch or
+//! at its beginning, brings a new list. Each object is trimmed to its facts as it comes.
+//!
+//! Errors never end the watch: they put the store out of sync, are said once a minute and retried
+//! for ever, 1 s to [`LONGEST_PAUSE`] apart with as much jitter again. A list that breaks off or
+//! falls silent counts as one. A start waits up to [`START_SPREAD_MS`], another at each node, so that
+//! the agents of a large cluster don't come together.
+//!
+//! Needs `list` and `watch` on pods, and on namespaces where a pipeline selects by their labels.
+//! `FlinkDeployment`s are watched once a pod of Flink's has been seen here, `FlinkSessionJob`s once a
+//! session cluster has; where the API server doesn't have these kinds it is asked again after
+//! [`ABSENT_PAUSE`]. The only file that talks to the API server; how events change what is known is
+//! not decided here.
 
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,13 +47,19 @@ use crate::config::agent::FlinkWatch;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between attempts, before jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The agents of a cluster that begin at once ask for their first lists within this time.
+const START_SPREAD_MS: u64 = 1000;
 /// The pause, before jitter, where the API server doesn't have a kind that need not be there.
 const ABSENT_PAUSE: Duration = Duration::from_secs(300);
+/// Objects of the operator's in a page of a list.
+const PAGE: u32 = 50;
 /// A connection that isn't there after this has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An attempt that brought no error for this long is taken to have succeeded: a quiet node's
 /// watch says nothing when it resumes.
 const SETTLED: Duration = Duration::from_secs(10);
+/// A list that says nothing for so long has failed: the API server ends requests after 60 s.
+const LIST_SILENCE: Duration = Duration::from_secs(70);
 /// How long one watch request lasts, in seconds; agents differ within this range, so that a
 /// restart of the API server doesn't align them for ever. kube takes a watch that is silent for
 /// longer than it asked for as dead.
@@ -65,22 +76,26 @@ type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<K>>> +
 /// Outside of a tokio runtime with time and IO.
 pub fn start(store: Arc<PodStore>, node_name: String, flink: FlinkWatch) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let client = connect().await;
-        let flink_pod = Notify::new();
-        let namespaces = async {
-            if store.needs_namespaces() {
-                watch_namespaces(client.clone(), &store, &node_name).await;
-            }
-        };
-        let clusters = async {
-            if flink == FlinkWatch::Watch {
-                flink_pod.notified().await;
-                watch_flink(client.clone(), &store, &node_name).await;
-            }
-        };
-        let pods = watch_pods(client.clone(), &store, &node_name, &flink_pod);
-        tokio::join!(pods, namespaces, clusters);
+        sleep(start_delay(&node_name)).await;
+        watch_all(connect().await, &store, &node_name, flink).await;
     })
+}
+
+async fn watch_all(client: Client, store: &PodStore, node_name: &str, flink: FlinkWatch) {
+    let flink_pod = Notify::new();
+    let namespaces = async {
+        if store.needs_namespaces() {
+            watch_namespaces(client.clone(), store, node_name).await;
+        }
+    };
+    let clusters = async {
+        if flink == FlinkWatch::Watch {
+            flink_pod.notified().await;
+            watch_flink(client.clone(), store, node_name).await;
+        }
+    };
+    let pods = watch_pods(client.clone(), store, node_name, &flink_pod);
+    tokio::join!(pods, namespaces, clusters);
 }
 
 /// Follows the pods of this node; tells `flink_pod` when one is Flink's.
@@ -110,11 +125,13 @@ async fn watch_namespaces(client: Client, store: &PodStore, node_name: &str) {
 /// the operator's objects by what their pods are on.
 async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
     let session = Notify::new();
+    // Where lists aren't streamed, one of the whole cluster's large objects has to come in pages.
+    let config = watcher::Config { page_size: Some(PAGE), ..base_config(node_name) };
     let deployments = Watch {
         api: Api::<FlinkDeployment>::all(client.clone()),
         what: "flinkdeployments",
         optional: true,
-        config: base_config(node_name),
+        config: config.clone(),
     };
     let apply = |event: Event<Deployment>| {
         if let Event::Found(deployment) | Event::Changed(deployment) = &event
@@ -130,7 +147,7 @@ async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
             api: Api::<FlinkSessionJob>::all(client),
             what: "flinksessionjobs",
             optional: true,
-            config: base_config(node_name),
+            config,
         };
         watch.follow(SessionJob::of, |event| store.apply_session_job(event)).await;
     };
@@ -151,15 +168,10 @@ async fn connect() -> Client {
     let (mut pauses, mut throttle) = (backoff(), Throttle::default());
     loop {
         let error: Box<dyn std::error::Error + Send + Sync> = match Config::infer().await {
-            Ok(mut config) => {
-                config.connect_timeout = Some(CONNECT_TIMEOUT);
-                // Retrying is done here, where an error also puts the store out of sync.
-                config.default_retry = false;
-                match Client::try_from(config) {
-                    Ok(client) => return client,
-                    Err(error) => error.into(),
-                }
-            }
+            Ok(config) => match client(config) {
+                Ok(client) => return client,
+                Err(error) => error.into(),
+            },
             Err(error) => error.into(),
         };
         if throttle.lets_through(Instant::now().into_std()) {
@@ -167,6 +179,16 @@ async fn connect() -> Client {
         }
         sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
+}
+
+fn client(mut config: Config) -> kube::Result<Client> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A watch may be silent for as long as it was asked for, and a broken connection for ever.
+    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS.end) + 10));
+    config.reset_reader_on_write = true;
+    // Retrying is done here, where an error also puts the store out of sync.
+    config.default_retry = false;
+    Client::try_from(config)
 }
 
 /// One kind of object that is followed.
@@ -195,6 +217,11 @@ where
                     apply(Event::InSync);
                 }
                 Next::Event(event) => {
+                    if contact.broke_off(&event) {
+                        debug!(watch = self.what, "a list broke off, beginning another");
+                        apply(Event::OutOfSync);
+                        contact.pause().await;
+                    }
                     contact.note(&event);
                     if let Some(event) = trimmed(event, trim) {
                         apply(event);
@@ -209,9 +236,18 @@ where
                     self.config.initial_list_strategy = InitialListStrategy::ListWatch;
                     events = self.events();
                 }
+                Next::Stalled => {
+                    apply(Event::OutOfSync);
+                    if contact.throttle.lets_through(Instant::now().into_std()) {
+                        warn!("the API server does not go on with its list of {}", self.what);
+                    }
+                    contact.pause().await;
+                    events = self.events();
+                }
                 Next::Error(error) if self.optional && is_absent(&error) => {
                     apply(Event::OutOfSync);
                     debug!(watch = self.what, "the API server doesn't have this kind");
+                    contact.listing = false;
                     sleep(absent_pause()).await;
                 }
                 Next::Error(error) => {
@@ -220,6 +256,9 @@ where
                         self.complain(&error);
                     }
                     contact.pause().await;
+                    if is_expired(&error) {
+                        events = self.events();
+                    }
                 }
                 Next::End => events = self.events(),
             }
@@ -272,6 +311,8 @@ fn reason(error: &watcher::Error) -> Reason {
 enum Next<K> {
     Event(watcher::Event<K>),
     Error(watcher::Error),
+    /// A list went on for a whole [`LIST_SILENCE`] without a word.
+    Stalled,
     /// After an error a whole [`SETTLED`] went by without another one.
     Quiet,
     End,
@@ -282,6 +323,8 @@ enum Next<K> {
 struct Contact {
     /// A list is complete, so that silence is no sign of a list that hangs.
     listed: bool,
+    /// A list has begun and nothing has gone wrong since.
+    listing: bool,
     /// The pauses still to come; there from an error until contact is proven again.
     pauses: Option<ExponentialBackoff>,
     throttle: Throttle,
@@ -290,28 +333,32 @@ struct Contact {
 impl Contact {
     /// Dropping a wait for the next event loses nothing: what was begun stays in `events`.
     async fn next<K>(&self, events: &mut Events<K>) -> Next<K> {
-        let next = if self.listed && self.pauses.is_some() {
-            match timeout(SETTLED, events.next()).await {
-                Ok(next) => next,
-                Err(_) => return Next::Quiet,
-            }
-        } else {
-            events.next().await
+        let next = match (self.listed, &self.pauses) {
+            (false, _) => timeout(LIST_SILENCE, events.next()).await.map_err(|_| Next::Stalled),
+            (true, Some(_)) => timeout(SETTLED, events.next()).await.map_err(|_| Next::Quiet),
+            (true, None) => Ok(events.next().await),
         };
         match next {
-            Some(Ok(event)) => Next::Event(event),
-            Some(Err(error)) => Next::Error(error),
-            None => Next::End,
+            Ok(Some(Ok(event))) => Next::Event(event),
+            Ok(Some(Err(error))) => Next::Error(error),
+            Ok(None) => Next::End,
+            Err(silence) => silence,
         }
+    }
+
+    /// Whether a list begins while another has not come to its end: the server ended that without
+    /// an error, and would be asked again at once.
+    fn broke_off<K>(&self, event: &watcher::Event<K>) -> bool {
+        self.listing && matches!(event, watcher::Event::Init)
     }
 
     /// An `Init` comes before anything was asked, and part of a list may be all that comes.
     fn note<K>(&mut self, event: &watcher::Event<K>) {
         match event {
-            watcher::Event::Init => self.listed = false,
+            watcher::Event::Init => (self.listed, self.listing) = (false, true),
             watcher::Event::InitApply(_) => {}
             watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_) => {
-                self.listed = true;
+                (self.listed, self.listing) = (true, false);
                 self.restored();
             }
         }
@@ -322,18 +369,29 @@ impl Contact {
     }
 
     async fn pause(&mut self) {
+        self.listing = false;
         let pauses = self.pauses.get_or_insert_with(backoff);
         sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 
-/// What both watches have in common. No page size: kube asks for pages only from etcd, and the
-/// list of one node's pods is short.
-fn base_config(node_name: &str) -> watcher::Config {
+/// A number below `limit` that differs from node to node.
+fn of_node(node_name: &str, limit: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     node_name.hash(&mut hasher);
+    hasher.finish() % limit
+}
+
+/// How long an agent waits before it asks for the first time.
+fn start_delay(node_name: &str) -> Duration {
+    Duration::from_millis(of_node(node_name, START_SPREAD_MS))
+}
+
+/// What all watches have in common. No page size: kube asks for pages only from etcd, and the
+/// list of one node's pods is short.
+fn base_config(node_name: &str) -> watcher::Config {
     let spread = u64::from(WATCH_SECONDS.end - WATCH_SECONDS.start);
-    let extra = u32::try_from(hasher.finish() % spread).unwrap_or(0);
+    let extra = u32::try_from(of_node(node_name, spread)).unwrap_or(0);
     watcher::Config {
         timeout: Some(WATCH_SECONDS.start + extra),
         list_semantic: ListSemantic::Any,
@@ -382,6 +440,14 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
         && status(error).is_some_and(|status| matches!(status.code, 400 | 422))
 }
 
+/// Whether a watch can't be resumed where it was and has to begin with a new list. What comes in
+/// the stream of a watch kube sees to itself; what is answered to the request would be asked for
+/// again and again.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(_))
+        && status(error).is_some_and(|status| matches!(status.code, 400 | 410 | 422))
+}
+
 /// Whether the API server doesn't have the kind that was asked for.
 fn is_absent(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| status.code == 404)
@@ -398,108 +464,4 @@ fn status(error: &watcher::Error) -> Option<&Status> {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-    use super::*;
-    use crate::enrich::facts::tests::{facts, taskmanager};
-
-    fn pod() -> Pod {
-        serde_json::from_value(taskmanager()).unwrap()
-    }
-
-    fn api_error(code: u16) -> kube::Error {
-        kube::Error::Api(Box::new(Status { code, ..Status::default() }))
-    }
-
-    #[test]
-    fn objects_are_trimmed_and_those_without_a_name_dropped() {
-        let check = |event, expected| assert_eq!(trimmed(event, PodFacts::of), expected);
-        let facts = facts(taskmanager());
-        check(watcher::Event::Init, Some(Event::Init));
-        check(watcher::Event::InitApply(pod()), Some(Event::Found(facts.clone())));
-        check(watcher::Event::InitDone, Some(Event::InitDone));
-        check(watcher::Event::Apply(pod()), Some(Event::Changed(facts.clone())));
-        check(watcher::Event::Delete(pod()), Some(Event::Deleted(facts)));
-        check(watcher::Event::Apply(Pod::default()), None);
-        let labels = Some([("team".to_owned(), "x".to_owned())].into());
-        let name = Some("flink".to_owned());
-        let metadata = ObjectMeta { name, labels, ..ObjectMeta::default() };
-        let facts = NamespaceFacts::of(&Namespace { metadata, ..Namespace::default() }).unwrap();
-        assert_eq!((facts.name.as_str(), facts.labels["team"].as_str()), ("flink", "x"));
-    }
-
-    #[test]
-    fn only_an_invalid_request_at_the_start_means_no_streamed_lists() {
-        let start = |code| watcher::Error::WatchStartFailed(api_error(code));
-        assert!(refuses_streaming(&start(422)) && refuses_streaming(&start(400)));
-        assert!(!refuses_streaming(&start(403)) && !refuses_streaming(&start(410)));
-        assert!(!refuses_streaming(&watcher::Error::InitialListFailed(api_error(422))));
-        assert!(!refuses_streaming(&watcher::Error::NoResourceVersion));
-    }
-
-    #[test]
-    fn a_kind_that_is_not_there_is_asked_for_seldom() {
-        let start = |code| watcher::Error::WatchStartFailed(api_error(code));
-        assert!(is_absent(&start(404)));
-        assert!(is_absent(&watcher::Error::InitialListFailed(api_error(404))));
-        assert!(!is_absent(&start(403)) && !is_absent(&watcher::Error::NoResourceVersion));
-        let pauses: Vec<Duration> = (0..20).map(|_| absent_pause()).collect();
-        assert!(pauses.iter().all(|pause| (ABSENT_PAUSE..=2 * ABSENT_PAUSE).contains(pause)));
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "agents don't ask together");
-    }
-
-    #[test]
-    fn the_operators_kinds_are_asked_for_where_they_are() {
-        let path = FlinkDeployment::url_path(&(), None);
-        assert_eq!(path, "/apis/flink.apache.org/v1beta1/flinkdeployments");
-        let path = FlinkSessionJob::url_path(&(), None);
-        assert_eq!(path, "/apis/flink.apache.org/v1beta1/flinksessionjobs");
-    }
-
-    #[test]
-    fn an_error_is_said_in_the_servers_words_or_with_all_its_causes() {
-        let check = |error, code, text| {
-            let reason = reason(&error);
-            assert_eq!((reason.code, reason.text.as_str()), (code, text));
-        };
-        let denied =
-            Status { code: 403, message: "pods is forbidden".to_owned(), ..Status::default() };
-        check(watcher::Error::WatchError(Box::new(denied)), Some(403), "pods is forbidden");
-        let inner = std::io::Error::other("connection refused");
-        check(
-            watcher::Error::WatchFailed(kube::Error::Service(Box::new(inner))),
-            None,
-            "watch stream failed: ServiceError: connection refused",
-        );
-    }
-
-    #[test]
-    fn a_list_that_has_only_begun_proves_nothing() {
-        let mut contact = Contact { pauses: Some(backoff()), ..Contact::default() };
-        for event in [watcher::Event::Init, watcher::Event::InitApply(pod())] {
-            contact.note(&event);
-            assert!(!contact.listed && contact.pauses.is_some());
-        }
-        contact.note::<Pod>(&watcher::Event::InitDone);
-        assert!(contact.listed && contact.pauses.is_none());
-        contact.note::<Pod>(&watcher::Event::Init);
-        assert!(!contact.listed);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_never_end() {
-        let pauses: Vec<Duration> = backoff().take(20).collect();
-        assert_eq!(pauses.len(), 20);
-        assert!(pauses.iter().all(|pause| *pause >= SHORTEST_PAUSE && *pause <= 2 * LONGEST_PAUSE));
-        assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST_PAUSE));
-    }
-
-    #[test]
-    fn agents_ask_for_watches_of_different_length() {
-        let lengths: std::collections::BTreeSet<u32> =
-            (0..50).filter_map(|n| base_config(&format!("node-{n}")).timeout).collect();
-        assert!(lengths.len() > 10);
-        assert!(lengths.iter().all(|seconds| WATCH_SECONDS.contains(seconds)));
-    }
-}
+mod tests;
