@@ -735,6 +735,7 @@ fn once_does_not_end_while_another_pipeline_still_waits() {
 
 mod edges;
 mod model;
+mod pods;
 mod promises;
 
 /// Ends the worker as at the drain deadline.
