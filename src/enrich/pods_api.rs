@@ -22,6 +22,7 @@ use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -125,6 +126,7 @@ async fn watch_namespaces(client: Client, store: &PodStore, node_name: &str) {
 /// the operator's objects by what their pods are on.
 async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
     let session = Notify::new();
+    let excess = [Excess::default(), Excess::default()];
     // Where lists aren't streamed, one of the whole cluster's large objects has to come in pages.
     let config = watcher::Config { page_size: Some(PAGE), ..base_config(node_name) };
     let deployments = Watch {
@@ -139,6 +141,7 @@ async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
         {
             session.notify_one();
         }
+        excess[0].say(&event, "flinkdeployments");
         store.apply_deployment(event);
     };
     let jobs = async {
@@ -149,9 +152,36 @@ async fn watch_flink(client: Client, store: &PodStore, node_name: &str) {
             optional: true,
             config,
         };
-        watch.follow(SessionJob::of, |event| store.apply_session_job(event)).await;
+        let apply = |event| {
+            excess[1].say(&event, "flinksessionjobs");
+            store.apply_session_job(event);
+        };
+        watch.follow(SessionJob::of, apply).await;
     };
     tokio::join!(deployments.follow(Deployment::of, apply), jobs);
+}
+
+/// Counts the objects of a list, of which not all may be kept.
+#[derive(Debug, Default)]
+struct Excess(AtomicUsize);
+
+impl Excess {
+    /// Says once for each list that there are more than are kept; whether it did.
+    fn say<T>(&self, event: &Event<T>, what: &'static str) -> bool {
+        match event {
+            Event::Init => self.0.store(0, Ordering::Relaxed),
+            Event::Found(_) if self.0.fetch_add(1, Ordering::Relaxed) == flink::MAX_OBJECTS => {
+                let most = flink::MAX_OBJECTS;
+                warn!(
+                    most,
+                    "there are more {what} than are kept; documents of the others go without"
+                );
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
 }
 
 impl NamespaceFacts {

@@ -127,6 +127,18 @@ fn a_list_that_begins_before_another_has_ended_broke_off() {
     assert!(!contact.broke_off(&init), "the list before is complete");
 }
 
+#[test]
+fn more_objects_than_are_kept_are_said_once_for_each_list() {
+    let excess = Excess::default();
+    for _ in 0..2 {
+        assert!(!excess.say(&Event::<()>::Init, "things"));
+        let said: Vec<bool> =
+            (0..flink::MAX_OBJECTS + 3).map(|_| excess.say(&Event::Found(()), "things")).collect();
+        assert!(said[flink::MAX_OBJECTS]);
+        assert_eq!(said.iter().filter(|said| **said).count(), 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_means_something_else_in_a_list_than_in_a_watch() {
     let mut silent: Events<Pod> = Box::pin(futures_util::stream::pending());
