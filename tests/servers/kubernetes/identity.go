@@ -11,11 +11,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -30,6 +32,37 @@ type identity struct {
 func (id *identity) path(name string) string { return filepath.Join(id.dir, "pki", name) }
 
 func (id *identity) tokenFile() string { return id.path("tokens.csv") }
+
+// makeIdentity takes the identity that is in the folder if it is to be kept, and
+// else, or if there is none yet, makes a new one.
+func makeIdentity(dir string, port int, keep bool) (*identity, error) {
+	if keep {
+		if _, err := os.Stat(filepath.Join(dir, "kubeconfig")); err == nil {
+			return readIdentity(dir)
+		}
+	}
+	return newIdentity(dir, port)
+}
+
+// readIdentity finds what newIdentity wrote.
+func readIdentity(dir string) (*identity, error) {
+	id := &identity{dir: dir}
+	line, err := os.ReadFile(id.tokenFile())
+	if err != nil {
+		return nil, err
+	}
+	id.token, _, _ = strings.Cut(string(line), ",")
+	text, err := os.ReadFile(id.path("ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("ca.crt is no certificate")
+	}
+	id.ca, err = x509.ParseCertificate(block.Bytes)
+	return id, err
+}
 
 // newIdentity makes fresh keys and a fresh token at each start: a test's data
 // folder is used once.

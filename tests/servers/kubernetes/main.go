@@ -2,12 +2,13 @@
 // kube-apiserver, both compiled from their published Go modules, listening on
 // loopback only.
 //
-//	kube-local -port 0 -data-dir DIR [-controlled] [-- extra kube-apiserver flags]
+//	kube-local -port 0 -data-dir DIR [-keep] [-controlled] [-- extra kube-apiserver flags]
 //
 // There is no kubelet, scheduler or controller in it: nodes and pods are records
 // that a test writes itself, and everything in front of them (watch, selectors,
 // RBAC, tokens, validation) is the real thing. Nothing survives in DIR from one
-// start to the next.
+// start to the next, unless -keep says that this is the same server again, which
+// has to have the same port then.
 package main
 
 import (
@@ -33,17 +34,18 @@ import (
 func main() {
 	port := flag.Int("port", 0, "loopback port of the API server, 0 for any free one")
 	dataDir := flag.String("data-dir", "", "folder for etcd's data, keys and the kubeconfig (created if absent)")
+	keep := flag.Bool("keep", false, "go on with the objects, keys and tokens that an earlier start left in the folder")
 	controlled := flag.Bool("controlled", false, "controllers run beside this server and make the ServiceAccounts that pods need")
 	patience := flag.Duration("ready-timeout", 2*time.Minute, "exit if the server is not ready by then")
 	flag.Parse()
-	code, err := run(*port, *dataDir, *controlled, *patience, flag.Args())
+	code, err := run(*port, *dataDir, *keep, *controlled, *patience, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kube-local:", err)
 	}
 	os.Exit(code)
 }
 
-func run(port int, dataDir string, controlled bool, patience time.Duration, extra []string) (int, error) {
+func run(port int, dataDir string, keep, controlled bool, patience time.Duration, extra []string) (int, error) {
 	if dataDir == "" {
 		return 2, errors.New("-data-dir is required")
 	}
@@ -51,8 +53,10 @@ func run(port int, dataDir string, controlled bool, patience time.Duration, extr
 	if err != nil {
 		return 2, err
 	}
-	if err := os.RemoveAll(filepath.Join(dir, "etcd")); err != nil {
-		return 1, err
+	if !keep {
+		if err := os.RemoveAll(filepath.Join(dir, "etcd")); err != nil {
+			return 1, err
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 2, err
@@ -60,7 +64,7 @@ func run(port int, dataDir string, controlled bool, patience time.Duration, extr
 	if port, err = reservePort(port); err != nil {
 		return 1, fmt.Errorf("port %d: %w", port, err)
 	}
-	id, err := newIdentity(dir, port)
+	id, err := makeIdentity(dir, port, keep)
 	if err != nil {
 		return 1, fmt.Errorf("credentials: %w", err)
 	}
