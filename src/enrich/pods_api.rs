@@ -10,7 +10,8 @@
 //! Errors never end the watch: they put the store out of sync, are said once a minute and retried
 //! for ever, 1 s to [`LONGEST_PAUSE`] apart with as much jitter again. A list that breaks off or
 //! falls silent counts as one. A start waits up to [`START_SPREAD_MS`], another at each node, so that
-//! the agents of a large cluster don't come together.
+//! the agents of a large cluster don't come together. Credentials that were refused are read anew before
+//! the next attempt, which then begins with a list.
 //!
 //! Needs `list` and `watch` on pods, and on namespaces where a pipeline selects by their labels.
 //! `FlinkDeployment`s are watched once a pod of Flink's has been seen here, `FlinkSessionJob`s once a
@@ -234,6 +235,7 @@ struct Watch<K> {
 impl<K> Watch<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default,
 {
     /// Hands each event to `apply`, objects trimmed by `trim`. Never ends.
     async fn follow<T>(mut self, trim: fn(&K) -> Option<T>, apply: impl Fn(Event<T>)) {
@@ -286,7 +288,12 @@ where
                         self.complain(&error);
                     }
                     contact.pause().await;
-                    if is_expired(&error) {
+                    let is_refused = reason(&error).code == Some(401);
+                    if is_refused {
+                        // kube reads a kubeconfig once, and a token's file at most once a minute.
+                        self.api = Api::all(connect().await);
+                    }
+                    if is_refused || is_expired(&error) {
                         events = self.events();
                     }
                 }
