@@ -13,6 +13,7 @@ mod conflicts;
 mod crashes;
 mod dead_letter;
 mod documents;
+mod fleet;
 mod flink;
 mod follow;
 mod held;

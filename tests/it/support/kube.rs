@@ -3,14 +3,19 @@
 //! There is no kubelet, scheduler or controller: a test writes nodes and pods itself, and a pod
 //! that was deleted is gone at once.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use futures_util::TryStreamExt;
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, Config};
@@ -34,9 +39,21 @@ fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).expect("a valid object")
 }
 
+/// A token that counts until its Secret is deleted.
+pub(crate) struct Token {
+    pub(crate) text: String,
+    secret: String,
+}
+
 impl Cluster {
+    /// On the server that the tests share.
     pub(crate) fn new() -> Self {
-        let admin = Kubeconfig::read_from(server("KUBECONFIG")).unwrap();
+        Self::of(Path::new(&server("KUBECONFIG")))
+    }
+
+    /// On the server of this administrator.
+    pub(crate) fn of(admin: &Path) -> Self {
+        let admin = Kubeconfig::read_from(admin).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let client = runtime.block_on(client(&admin));
         let admin = serde_json::to_value(&admin).unwrap();
@@ -67,6 +84,18 @@ impl Cluster {
     /// Creates the pod, which gets its uid from the server, on its node and running.
     pub(crate) fn add_pod(&self, pod: &mut pods::Pod) {
         self.create_pod(pod, true);
+        self.update_status(pod);
+    }
+
+    /// The same for a pod whose object is this large.
+    pub(crate) fn add_large_pod(&self, pod: &mut pods::Pod, bytes: usize) {
+        pod.namespace.clone_from(&self.namespace);
+        let mut value = pod.object();
+        value["metadata"].as_object_mut().unwrap().remove("uid");
+        value["spec"]["containers"][0]["env"] =
+            json!([{"name": "LARGE", "value": "x".repeat(bytes)}]);
+        let created = self.create(&self.pods(), value);
+        pod.uid = created.metadata.uid.expect("the server gives one");
         self.update_status(pod);
     }
 
@@ -186,9 +215,21 @@ impl Cluster {
 
     /// Writes a kubeconfig whose token may get, list and watch these, by API group, and nothing else.
     fn reader(&self, path: &Path, resources: &[(&str, &[&str])]) {
+        let account = self.account(resources);
+        let token = self.token(&account, None);
+        self.write_kubeconfig(path, &json!({"token": token}));
+        self.wait_for_permission(path);
+    }
+
+    /// A ServiceAccount that may get, list and watch pods and nothing else.
+    pub(crate) fn reading_account(&self) -> String {
+        self.account(&[("", &["pods"])])
+    }
+
+    /// A ServiceAccount that may get, list and watch these, by API group, and nothing else.
+    fn account(&self, resources: &[(&str, &[&str])]) -> String {
         let name = unique("reader");
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
-        self.create(&accounts, json!({"metadata": {"name": name}}));
+        self.create(&self.accounts(), json!({"metadata": {"name": name}}));
         let rules: Vec<Value> = (resources.iter())
             .map(|(group, names)| {
                 let verbs = ["get", "list", "watch"];
@@ -204,27 +245,102 @@ impl Cluster {
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.namespace}],
         });
         self.create(&Api::<ClusterRoleBinding>::all(self.client.clone()), binding);
-        let token = self.token(&accounts, &name);
-        self.write_kubeconfig(path, &json!({"token": token}));
-        self.wait_for_permission(path);
+        name
     }
 
-    fn token(&self, accounts: &Api<ServiceAccount>, name: &str) -> String {
-        let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() };
+    fn accounts(&self) -> Api<ServiceAccount> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn token(&self, account: &str, bound_to: Option<BoundObjectReference>) -> String {
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(3600),
+            bound_object_ref: bound_to,
+            ..Default::default()
+        };
         let request = TokenRequest { spec: Some(spec), ..Default::default() };
         let post = PostParams::default();
-        let request = accounts.create_token_request(name, &post, &request);
+        let accounts = self.accounts();
+        let request = accounts.create_token_request(account, &post, &request);
         let answered = self.runtime.block_on(request).unwrap();
         answered.status.and_then(|status| status.token).expect("the server gives a token")
+    }
+
+    /// A token of the account that [`Self::end_tokens`] can end.
+    pub(crate) fn bound_token(&self, account: &str) -> Token {
+        let secret = unique("token");
+        let created = self.create(&self.secrets(), json!({"metadata": {"name": secret}}));
+        let bound_to = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            name: Some(secret.clone()),
+            uid: created.metadata.uid,
+        };
+        Token { text: self.token(account, Some(bound_to)), secret }
+    }
+
+    /// Ends the tokens, and waits until the server has forgotten that they counted.
+    pub(crate) fn end_tokens(&self, tokens: &[Token]) {
+        let end = async {
+            for token in tokens {
+                self.secrets().delete(&token.secret, &DeleteParams::default()).await.unwrap();
+            }
+            for token in tokens {
+                let user = json!({"token": token.text});
+                let config = serde_json::from_value(kubeconfig(&self.admin, &user)).unwrap();
+                let pods: Api<Pod> = Api::all(client(&config).await);
+                while !matches!(pods.list(&ListParams::default().limit(1)).await,
+                                Err(kube::Error::Api(status)) if status.code == 401)
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        let end = async { tokio::time::timeout(SOON, end).await };
+        self.runtime.block_on(end).expect("the tokens are refused after a moment");
+    }
+
+    /// Writes a kubeconfig for `user` that leads to the server by way of `road`.
+    pub(crate) fn write_kubeconfig_by(&self, road: SocketAddr, path: &Path, user: &Value) {
+        let mut config = kubeconfig(&self.admin, user);
+        config["clusters"][0]["cluster"]["server"] = json!(format!("https://{road}"));
+        replace(path, &serde_json::to_vec(&config).unwrap());
+    }
+
+    /// Where in the server's history a watch of all pods would begin now.
+    pub(crate) fn version(&self) -> String {
+        let list = self.runtime.block_on(self.pods().list(&Default::default())).unwrap();
+        list.metadata.resource_version.expect("a list has one")
+    }
+
+    /// Whether the server has forgotten what a watch that begins at `version` would have to tell.
+    pub(crate) fn has_expired(&self, version: &str) -> bool {
+        let (api, parameters) = (self.pods(), WatchParams::default().timeout(1));
+        let events = async { api.watch(&parameters, version).await?.try_collect::<Vec<_>>().await };
+        match self.runtime.block_on(events) {
+            Ok(events) => events
+                .iter()
+                .any(|event| matches!(event, WatchEvent::Error(status) if status.code == 410)),
+            Err(kube::Error::Api(status)) => status.code == 410,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Writes a kubeconfig with the rights of a kubelet: it may list and watch the pods of `node`,
     /// and is refused any other list of pods (the server's Node authorizer).
     pub(crate) fn kubelet(&self, path: &Path, node: &str) {
+        self.write_kubeconfig(path, &self.kubelet_user(node));
+    }
+
+    fn kubelet_user(&self, node: &str) -> Value {
         let mut user = self.admin["users"][0]["user"].clone();
         user["as"] = json!(format!("system:node:{node}"));
         user["as-groups"] = json!(["system:nodes"]);
-        self.write_kubeconfig(path, &user);
+        user
     }
 
     fn write_kubeconfig(&self, path: &Path, user: &Value) {
@@ -236,13 +352,20 @@ impl Cluster {
         let config = Kubeconfig::read_from(path).unwrap();
         let allowed = async {
             let pods: Api<Pod> = Api::all(client(&config).await);
-            while pods.list(&Default::default()).await.is_err() {
+            while pods.list(&ListParams::default().limit(1)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let allowed = async { tokio::time::timeout(SOON, allowed).await };
         self.runtime.block_on(allowed).expect("the role counts after a moment");
     }
+}
+
+/// Writes a file that appears whole under its name, as the kubelet's do.
+pub(crate) fn replace(path: &Path, text: &[u8]) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(&beside, path).unwrap();
 }
 
 /// What leads `user` to the server of the administrator's kubeconfig.

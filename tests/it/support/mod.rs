@@ -11,6 +11,8 @@ pub(crate) mod fields;
 pub(crate) mod kube;
 pub(crate) mod node;
 pub(crate) mod pods;
+pub(crate) mod road;
+pub(crate) mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
