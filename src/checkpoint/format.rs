@@ -88,7 +88,8 @@ struct Version {
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     #[error(
-        "written by a newer version of splashdam (format {found}, this one knows up to {VERSION})"
+        "written by a newer version of splashdam (format {found}, this one knows up to {VERSION}): \
+         run that version again, or name another state.dir, for which everything is read anew"
     )]
     Newer { found: u32 },
     #[error("the first line is not a checkpoint header")]
