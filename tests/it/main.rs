@@ -26,4 +26,5 @@ mod reload;
 mod shutdown;
 mod support;
 mod tls;
+mod upgrade;
 mod verdicts;

@@ -343,6 +343,17 @@ impl Cluster {
         user
     }
 
+    /// The same for the cluster's own node, by way of `road`.
+    pub(crate) fn kubelet_by(&self, road: SocketAddr, path: &Path) {
+        self.write_kubeconfig_by(road, path, &self.kubelet_user(&self.node));
+    }
+
+    /// Where the server listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let url = self.admin["clusters"][0]["cluster"]["server"].as_str().expect("there is one");
+        url.trim_start_matches("https://").parse().expect("an address on loopback")
+    }
+
     fn write_kubeconfig(&self, path: &Path, user: &Value) {
         std::fs::write(path, serde_json::to_vec(&kubeconfig(&self.admin, user)).unwrap()).unwrap();
     }

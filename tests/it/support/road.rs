@@ -28,6 +28,8 @@ struct Traffic {
     answers_held: bool,
     ended: bool,
     connections: Vec<TcpStream>,
+    /// Connections that were ended because the way was closed.
+    turned_away: usize,
 }
 
 impl Road {
@@ -56,6 +58,16 @@ impl Road {
 
     pub(crate) fn open(&self) {
         self.shared.traffic().closed = false;
+    }
+
+    /// How many connections began while it was closed.
+    pub(crate) fn turned_away(&self) -> usize {
+        self.shared.traffic().turned_away
+    }
+
+    /// What the server says from now on stays on the way, until the connection ends.
+    pub(crate) fn hold_answers(&self) {
+        self.shared.traffic().answers_held = true;
     }
 }
 
@@ -96,8 +108,12 @@ impl Shared {
     }
 
     fn join(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
-        if self.traffic().closed {
-            return Ok(());
+        {
+            let mut traffic = self.traffic();
+            if traffic.closed {
+                traffic.turned_away += 1;
+                return Ok(());
+            }
         }
         let server = TcpStream::connect(self.server)?;
         {
