@@ -31,14 +31,14 @@ fn what_only_open_handles_keep_survives_the_agent() {
     let mut log = Log::create(&node.root(), &pod, 0);
     let agent = node.run();
     const COUNT: usize = 600;
+    let mut written = 0;
     for part in 0..3 {
         for number in (0..COUNT).skip(part * 200).take(200) {
             log.line(&numbered(number));
         }
+        written += log.position().0;
         log.rotate();
-        wait_until(SOON, "the part is known", || {
-            agent.metric("splashdam_bytes_behind", "{pipeline=\"flink\"}") > 0.0
-        });
+        wait_until(SOON, "all of the part is known", || agent.bytes_behind() >= written);
     }
     // One of the rotated parts is compressed by now, all are held.
     let folder = node.root().join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid));

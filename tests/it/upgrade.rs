@@ -118,10 +118,10 @@ fn a_state_directory_has_the_files_that_another_version_looks_for() {
     let url = format!("http://{}", nobody.address());
     node.pipeline("flink", &keeping_what_is_refused(&index, &url));
     let agent = node.run();
+    let before = going.position().0;
     SPOOLED.for_each(|number| going.line(&numbered(number)));
-    wait_until(SOON, "the new lines are seen", || {
-        agent.metric("splashdam_bytes_behind", "{pipeline=\"flink\"}") > 0.0
-    });
+    let written = going.position().0 - before;
+    wait_until(SOON, "the new lines are seen", || agent.bytes_behind() >= written);
     let folder = format!("{}_{}_{}", goes.namespace, goes.name, goes.uid);
     fs::remove_dir_all(node.root().join(folder)).unwrap();
     wait_until(SOON, "the files are held", || agent.metric("splashdam_held_bytes", "") > 0.0);
@@ -220,13 +220,15 @@ fn what_a_slow_output_had_not_answered_is_there_once_after_the_next_agent() {
     let agent = node.run();
     (0..QUICK).for_each(|number| log.line(&numbered(number)));
     wait_until(SOON, "the quick lines are answered", || agent.lines("indexed") == QUICK);
+    wait_until(SOON, "they are safe", || agent.bytes_behind() == 0);
     road.hold_answers();
-    for number in QUICK..COUNT {
-        if number.is_multiple_of(700) {
-            log.rotate();
-        }
-        log.line(&numbered(number));
-    }
+    let mut written = log.position().0;
+    (QUICK..2 * QUICK).for_each(|number| log.line(&numbered(number)));
+    written = log.position().0 - written;
+    log.rotate();
+    (2 * QUICK..COUNT).for_each(|number| log.line(&numbered(number)));
+    written += log.position().0;
+    wait_until(SOON, "all is known", || agent.bytes_behind() >= written);
     let answered = u64::try_from(QUICK).unwrap();
     wait_until(SOON, "something is indexed without an answer", || index.count() > answered);
     assert_eq!(agent.lines("indexed"), QUICK);

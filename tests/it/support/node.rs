@@ -271,6 +271,12 @@ impl Agent {
         self.count("splashdam_bulk_requests_total", &format!("result=\"{result}\""))
     }
 
+    /// Bytes that the pipeline `flink` knows of and that are not safe yet.
+    pub(crate) fn bytes_behind(&self) -> u64 {
+        let value = self.sample("splashdam_bytes_behind", "{pipeline=\"flink\"}");
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
     fn count(&self, name: &str, label: &str) -> usize {
         let value = self.sample(name, &format!("{{pipeline=\"flink\",{label}}}"));
         value.map_or(0, |value| value.parse().unwrap())
