@@ -11,7 +11,7 @@ use splashdam::tail::{PartId, Position};
 const LIMIT: usize = 64;
 
 libfuzzer_sys::fuzz_target!(|file: &[u8]| {
-    let part = identify(file, true).unwrap_or(PartId { first_time_ns: 0, hash: 0 });
+    let part = identify(file, true).unwrap_or(PartId::born(0, 0));
     let format = format_of(file, LineFormat::Auto);
     let mut joiner = Joiner::new(true, LIMIT);
     let mut reached = [Position::START; 2];
