@@ -164,22 +164,25 @@ impl Fleet<'_> {
         memory("one of them", std::iter::once(&first).chain(&others))?;
         drop((first, others));
 
-        let agent = self.start(crowded, 2)?;
-        self.wait(2, "500 pods", |now| now.event("ADDED") >= 500).await?;
-        self.cluster.change(crowded..crowded + 1, changes).await?;
-        self.wait(2, "the changes", |now| {
-            now.event("MODIFIED") >= u64::try_from(changes).unwrap_or(0)
-        })
-        .await?;
-        memory("with 500 pods", [&agent])?;
-        let agent = self.start(large, 3)?;
-        self.wait(3, "the large pod", |now| now.event("ADDED") >= 1).await?;
-        self.cluster.change(large..large + 1, changes).await?;
-        self.wait(3, "its changes", |now| {
-            now.event("MODIFIED") >= u64::try_from(changes).unwrap_or(0)
-        })
-        .await?;
-        memory("with a pod of 1 MiB", [&agent])
+        self.memory_of(crowded, 2, 500, changes, "with 500 pods").await?;
+        self.memory_of(large, 3, 1, changes, "with a pod of 1 MiB").await
+    }
+
+    /// What the agent of a node with so many pods takes, of which some change.
+    async fn memory_of(
+        &self,
+        node: usize,
+        meter: usize,
+        pods: u64,
+        changes: usize,
+        what: &str,
+    ) -> anyhow::Result<()> {
+        let agent = self.start(node, meter)?;
+        self.wait(meter, what, |now| now.event("ADDED") >= pods).await?;
+        self.cluster.change(node..node + 1, changes).await?;
+        let changes = u64::try_from(changes)?;
+        self.wait(meter, "the changes", |now| now.event("MODIFIED") >= changes).await?;
+        memory(what, [&agent])
     }
 
     fn start(&self, node: usize, meter: usize) -> anyhow::Result<Agent> {

@@ -131,37 +131,42 @@ async fn pass(shared: &Arc<Shared>, agent: TcpStream) -> anyhow::Result<()> {
     let server = shared.tls.connect(name, wire).await?;
     let (mut from_agent, mut to_agent) = agent.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
-    let asking = async {
-        let (mut heads, mut buffer) = (Heads::default(), vec![0; 16 * 1024]);
-        while let length @ 1.. = from_agent.read(&mut buffer).await? {
-            shared.count(|counts| {
-                counts.asked += length as u64;
-                for kind in heads.take(&buffer[..length]) {
-                    *counts.requests.entry(kind).or_default() += 1;
-                }
-            });
-            to_server.write_all(&buffer[..length]).await?;
-            to_server.flush().await?;
-        }
-        anyhow::Ok(())
-    };
-    let telling = async {
-        let (mut events, mut buffer) = (Events::default(), vec![0; 64 * 1024]);
-        while let length @ 1.. = from_server.read(&mut buffer).await? {
-            shared.count(|counts| {
-                counts.told += length as u64;
-                for kind in events.take(&buffer[..length]) {
-                    *counts.events.entry(kind).or_default() += 1;
-                }
-            });
-            to_agent.write_all(&buffer[..length]).await?;
-        }
-        anyhow::Ok(())
-    };
+    let (mut heads, mut events) = (Heads::default(), Events::default());
+    let asking = relay(&mut from_agent, &mut to_server, |bytes| {
+        shared.count(|counts| {
+            counts.asked += bytes.len() as u64;
+            for kind in heads.take(bytes) {
+                *counts.requests.entry(kind).or_default() += 1;
+            }
+        });
+    });
+    let telling = relay(&mut from_server, &mut to_agent, |bytes| {
+        shared.count(|counts| {
+            counts.told += bytes.len() as u64;
+            for kind in events.take(bytes) {
+                *counts.events.entry(kind).or_default() += 1;
+            }
+        });
+    });
     tokio::select! {
         end = asking => end,
         end = telling => end,
     }
+}
+
+/// Passes on what comes, once it is counted, until nothing more does.
+async fn relay(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut count: impl FnMut(&[u8]),
+) -> anyhow::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    while let length @ 1.. = from.read(&mut buffer).await? {
+        count(&buffer[..length]);
+        to.write_all(&buffer[..length]).await?;
+        to.flush().await?;
+    }
+    Ok(())
 }
 
 /// A connection whose bytes are counted.

@@ -15,6 +15,7 @@ use super::escape;
 use super::id;
 use crate::config::pipeline::DocumentForm;
 use crate::parse::Lane;
+use crate::parse::json::JOB_ID_BYTES;
 use crate::pipeline::batch::Framing;
 
 const ACTION: &[u8] = b"{\"create\":{";
@@ -23,9 +24,6 @@ const ACTION_END: &[u8] = b"\"}}\n";
 
 /// Where the id's hole is.
 const ID_AT: usize = ACTION.len() + ID.len();
-
-/// Bytes of a job's id: hex digits.
-pub(super) const JOB_BYTES: usize = 32;
 
 const JOB_END: &[u8] = b"\"}";
 
@@ -75,10 +73,12 @@ struct Runtime {
 }
 
 impl Lead {
-    /// `members` are the agent's up to here, each without a comma at either end.
+    /// `head` are the agent's first members and `flink` the members of that object, without a comma
+    /// at either end; `with_job` gives it a job besides.
     pub(super) fn new(
-        members: &[&[u8]],
-        job: Option<&[u8]>,
+        head: &[u8],
+        flink: &[u8],
+        with_job: bool,
         lane: Lane,
         form: DocumentForm,
         framing: Framing,
@@ -86,21 +86,22 @@ impl Lead {
         let mut text = [ACTION, ID, &[b'-'; id::LENGTH], ACTION_END].concat();
         let document = text.len();
         text.push(b'{');
-        for member in members.iter().filter(|member| !member.is_empty()) {
-            text.extend_from_slice(member);
-            text.push(b',');
+        text.extend_from_slice(head);
+        let (mut job, mut flink) = (None, flink.to_vec());
+        if with_job {
+            flink.extend_from_slice(if flink.is_empty() { b"" } else { b"," });
+            flink.extend_from_slice(b"\"job\":{\"id\":\"");
+            job = Some(flink.len());
+            flink.extend_from_slice(&[b'-'; JOB_ID_BYTES]);
+            flink.extend_from_slice(JOB_END);
         }
-        let job = job.map(|flink| {
-            text.extend_from_slice(b"\"flink\":{");
-            text.extend_from_slice(flink);
-            text.extend_from_slice(if flink.is_empty() { b"" } else { b"," });
-            text.extend_from_slice(b"\"job\":{\"id\":\"");
-            let at = text.len();
-            text.extend_from_slice(&[b'-'; JOB_BYTES]);
-            text.extend_from_slice(JOB_END);
-            text.extend_from_slice(b"},");
-            at
-        });
+        if !flink.is_empty() {
+            text.extend_from_slice(b",\"flink\":{");
+            job = job.map(|at| text.len() + at);
+            text.extend_from_slice(&flink);
+            text.push(b'}');
+        }
+        text.push(b',');
         text.extend_from_slice(format!("\"stream\":\"{}\"", lane.as_str()).as_bytes());
         let runtime = (form == DocumentForm::Fluentd).then(|| {
             let tag = text.len();
@@ -148,7 +149,7 @@ impl Lead {
             put(body, start + ID_AT, &filling.id);
         }
         if let Some(at) = self.job
-            && let Some(job) = filling.job.first_chunk::<JOB_BYTES>()
+            && let Some(job) = filling.job.first_chunk::<JOB_ID_BYTES>()
         {
             put(body, begins + at - from, job);
         }
@@ -164,7 +165,7 @@ impl Lead {
             }
         }
         if let Some(at) = self.job.filter(|_| !filling.beside_job.is_empty()) {
-            let behind = begins + at + JOB_BYTES + JOB_END.len() - from;
+            let behind = begins + at + JOB_ID_BYTES + JOB_END.len() - from;
             body.splice(behind..behind, filling.beside_job.iter().copied());
         }
         document
@@ -238,7 +239,7 @@ mod tests {
     }
 
     fn lead(job: Option<&[u8]>, form: DocumentForm, framing: Framing) -> Lead {
-        Lead::new(&[b"\"a\":1", b""], job, Lane::Stdout, form, framing)
+        Lead::new(b"\"a\":1", job.unwrap_or_default(), job.is_some(), Lane::Stdout, form, framing)
     }
 
     #[test]

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use super::fields::{Fields, Known};
 use super::id::{self, IdHash};
-use super::lead::{Filling, JOB_BYTES, Lead};
+use super::lead::{Filling, Lead};
 use super::names::{Names, Place, Role};
 use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::Lane;
-use crate::parse::json::{self, Kind, Member, Scan, ValueType};
+use crate::parse::json::{self, JOB_ID_BYTES, Kind, Member, Scan, ValueType};
 use crate::parse::time::{self, LastSecond};
 use crate::parse::walk::Members;
 use crate::pipeline::batch::Framing;
@@ -63,7 +63,7 @@ pub struct Template {
     leads: [Lead; 2],
     leads_with_job: [Lead; 2],
     /// Members of `flink` beside a job's id, each behind a comma, by that id in lower case.
-    jobs: BTreeMap<[u8; JOB_BYTES], Vec<u8>>,
+    jobs: BTreeMap<[u8; JOB_ID_BYTES], Vec<u8>>,
     overhead_bytes: usize,
 }
 
@@ -141,22 +141,18 @@ struct IndexCache {
 impl Template {
     pub fn new(parts: Parts<'_>) -> Self {
         let Parts { head, flink, agent_names, form, json_time, framing, index, jobs } = parts;
-        let flink_object = match flink {
-            b"" => Vec::new(),
-            members => [b"\"flink\":{", members, b"}"].concat(),
-        };
         let index = index.and_then(|index| match index {
             IndexName::ByDate(pattern) => Some(escaped(pattern)),
             IndexName::Fixed(_) => None,
         });
         let leads =
-            Lane::BOTH.map(|lane| Lead::new(&[head, &flink_object], None, lane, form, framing));
-        let leads_with_job =
-            Lane::BOTH.map(|lane| Lead::new(&[head], Some(flink), lane, form, framing));
+            |with_job| Lane::BOTH.map(|lane| Lead::new(head, flink, with_job, lane, form, framing));
+        let (leads, leads_with_job) = (leads(false), leads(true));
         let beside_job = |(id, members): (&String, &Vec<u8>)| {
             Some((id.as_bytes().try_into().ok()?, [b",", &**members].concat()))
         };
-        let jobs: BTreeMap<[u8; JOB_BYTES], Vec<u8>> = jobs.iter().filter_map(beside_job).collect();
+        let jobs: BTreeMap<[u8; JOB_ID_BYTES], Vec<u8>> =
+            jobs.iter().filter_map(beside_job).collect();
         let overhead_bytes = leads_with_job[0].bytes()
             + jobs.values().map(Vec::len).max().unwrap_or(0)
             + index.as_ref().map_or(0, String::len)
@@ -167,7 +163,7 @@ impl Template {
 
     /// What stands beside a job's id; nothing where the job isn't known.
     fn beside_job(&self, id: &[u8]) -> &[u8] {
-        let mut id: [u8; JOB_BYTES] = id.try_into().unwrap_or([0; JOB_BYTES]);
+        let mut id: [u8; JOB_ID_BYTES] = id.try_into().unwrap_or([0; JOB_ID_BYTES]);
         id.make_ascii_lowercase();
         self.jobs.get(&id).map(Vec::as_slice).unwrap_or_default()
     }

@@ -28,7 +28,9 @@ use kube::core::ObjectMeta;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::kept::Kept;
 use super::state::Event;
+use crate::parse::json::is_job_id;
 
 /// Objects of each kind that are kept, of the whole Kubernetes cluster; what comes beyond it is
 /// left out until others go.
@@ -45,9 +47,6 @@ const UNKNOWN_STATE: &str = "RECONCILING";
 
 /// What a specification without a mode means.
 const DEFAULT_MODE: &str = "native";
-
-/// Characters of a job's id, hex digits.
-const JOB_ID_CHARS: usize = 32;
 
 /// What the operator says of a pod's Flink process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,9 +252,7 @@ impl SessionJob {
     pub(super) fn of(object: &FlinkSessionJob) -> Option<Self> {
         let status = object.status.as_ref().and_then(|status| status.job_status.as_ref());
         let id = status.and_then(|status| status.job_id.as_deref());
-        let is_id = |id: &&str| {
-            id.len() == JOB_ID_CHARS && id.bytes().all(|digit| digit.is_ascii_hexdigit())
-        };
+        let is_id = |id: &&str| is_job_id(id.as_bytes());
         Some(Self {
             key: key(&object.metadata)?,
             cluster: kept(object.spec.as_ref()?.deployment_name.as_deref()?)?,
@@ -286,73 +283,11 @@ fn kept(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.chars().take(MAX_CHARS).collect())
 }
 
-/// One kind of object by key, and what a list that is being taken in has named so far.
-#[derive(Debug)]
-struct Kept<T> {
-    objects: BTreeMap<Key, T>,
-    listed: BTreeSet<Key>,
-}
-
-impl<T> Default for Kept<T> {
-    fn default() -> Self {
-        Self { objects: BTreeMap::new(), listed: BTreeSet::new() }
-    }
-}
-
-impl<T: PartialEq> Kept<T> {
-    /// Follows an event; returns which objects differ now, by what was known and what is.
-    fn apply(&mut self, event: Event<T>, key: fn(&T) -> &Key) -> Vec<T>
-    where
-        T: Clone,
-    {
-        match event {
-            Event::Init => self.listed.clear(),
-            Event::Found(object) => {
-                if self.has_room_for(key(&object)) {
-                    self.listed.insert(key(&object).clone());
-                    return self.put(object, key);
-                }
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listed);
-                self.objects.retain(|key, _| listed.contains(key));
-            }
-            Event::Changed(object) => {
-                if self.has_room_for(key(&object)) {
-                    return self.put(object, key);
-                }
-            }
-            // The pods keep what they were told.
-            Event::Deleted(object) => {
-                self.objects.remove(key(&object));
-            }
-            Event::OutOfSync | Event::InSync => {}
-        }
-        Vec::new()
-    }
-
-    fn has_room_for(&self, key: &Key) -> bool {
-        self.objects.len() < MAX_OBJECTS || self.objects.contains_key(key)
-    }
-
-    fn put(&mut self, object: T, key: fn(&T) -> &Key) -> Vec<T>
-    where
-        T: Clone,
-    {
-        let key = key(&object).clone();
-        match self.objects.insert(key, object.clone()) {
-            Some(before) if before == object => Vec::new(),
-            Some(before) => vec![before, object],
-            None => vec![object],
-        }
-    }
-}
-
 /// Everything that the operator says.
 #[derive(Debug, Default)]
 pub(super) struct Clusters {
-    deployments: Kept<Deployment>,
-    jobs: Kept<SessionJob>,
+    deployments: Kept<Key, Deployment, MAX_OBJECTS>,
+    jobs: Kept<Key, SessionJob, MAX_OBJECTS>,
 }
 
 impl Clusters {

@@ -21,6 +21,7 @@
 
 pub mod facts;
 pub mod flink;
+mod kept;
 pub mod labels;
 pub mod metadata;
 pub mod pods_api;

@@ -440,22 +440,22 @@ fn base_config(node_name: &str) -> watcher::Config {
 }
 
 fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(SHORTEST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
-        .build()
+    pauses(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 /// [`ABSENT_PAUSE`] with as much jitter again at most.
 fn absent_pause() -> Duration {
-    let mut pauses = ExponentialBuilder::new()
-        .with_min_delay(ABSENT_PAUSE)
-        .with_max_delay(ABSENT_PAUSE)
+    pauses(ABSENT_PAUSE, ABSENT_PAUSE).next().unwrap_or(ABSENT_PAUSE)
+}
+
+/// From the shortest to the longest, each with as much jitter again at most; they never end.
+fn pauses(shortest: Duration, longest: Duration) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(shortest)
+        .with_max_delay(longest)
+        .without_max_times()
         .with_jitter()
-        .build();
-    pauses.next().unwrap_or(ABSENT_PAUSE)
+        .build()
 }
 
 /// The same event about facts; `None` for an object that can't be told from others.

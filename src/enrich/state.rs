@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::facts::PodFacts;
 use super::flink::{self, Clusters, Deployment, SessionJob};
+use super::kept::Kept;
 use crate::discover::StreamName;
 
 /// Pods that have gone and that no stream asked for; beyond it the first gone is forgotten.
@@ -98,7 +99,7 @@ pub(super) struct State {
     by_hash: HashMap<String, String>,
     /// Namespace and name to UID, of static pods without a hash.
     by_name: HashMap<(String, String), String>,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    namespaces: Kept<String, NamespaceFacts>,
     /// What Flink's operator says. Never waited for: it is no part of being in sync.
     clusters: Clusters,
     needs_namespaces: bool,
@@ -106,8 +107,6 @@ pub(super) struct State {
     namespace_sync: Sync,
     /// UIDs of the list that is being taken in.
     listed: BTreeSet<String>,
-    /// Names of the list of namespaces that is being taken in.
-    listed_namespaces: BTreeSet<String>,
     /// How many pods have gone so far.
     departures: u64,
 }
@@ -130,7 +129,7 @@ impl State {
     }
 
     pub(super) fn knows_namespaces(&self) -> bool {
-        !self.namespaces.is_empty()
+        !self.namespaces.objects.is_empty()
     }
 
     /// The pod that `stream` is a run of.
@@ -221,22 +220,8 @@ impl State {
         }
         let before = self.in_sync();
         self.namespace_sync.follow(&event);
-        match event {
-            Event::Init => self.listed_namespaces.clear(),
-            Event::Found(namespace) => {
-                self.listed_namespaces.insert(namespace.name.clone());
-                self.put_namespace(namespace, &mut changes);
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listed_namespaces);
-                self.namespaces.retain(|name, _| listed.contains(name));
-            }
-            Event::Changed(namespace) => self.put_namespace(namespace, &mut changes),
-            // The pods in it keep the labels that they had.
-            Event::Deleted(namespace) => {
-                self.namespaces.remove(&namespace.name);
-            }
-            Event::OutOfSync | Event::InSync => {}
+        if let Some(namespace) = self.namespaces.apply(event, |namespace| &namespace.name).last() {
+            self.label_pods(namespace, &mut changes);
         }
         self.note_sync(before, &mut changes);
         changes
@@ -257,8 +242,11 @@ impl State {
     /// Has the pods of these clusters, by namespace and name, take in what is said of them.
     fn tell_pods(&mut self, clusters: &BTreeSet<(String, String)>) -> Vec<Change> {
         let mut changes = Vec::new();
+        if clusters.is_empty() {
+            return changes;
+        }
         let (pods, known) = (self.pods.values_mut(), &self.clusters);
-        for held in pods.filter(|held| held.gone.is_none() && !clusters.is_empty()) {
+        for held in pods.filter(|held| held.gone.is_none()) {
             let facts = &held.facts;
             let Some(cluster) = flink::labels(&facts.labels).1 else { continue };
             if !clusters.contains(&(facts.namespace.clone(), cluster.to_owned())) {
@@ -284,7 +272,8 @@ impl State {
 
     /// Adds or replaces a pod, which is there again if it had gone; a change if facts differ.
     fn put(&mut self, mut facts: PodFacts) -> Option<Change> {
-        facts.namespace_labels = self.namespaces.get(&facts.namespace).cloned();
+        let namespace = self.namespaces.objects.get(&facts.namespace);
+        facts.namespace_labels = namespace.map(|namespace| namespace.labels.clone());
         if let Some(flink) = self.clusters.facts(&facts.namespace, &facts.labels) {
             facts.flink = Some(flink);
         }
@@ -362,19 +351,16 @@ impl State {
         }
     }
 
-    fn put_namespace(&mut self, namespace: NamespaceFacts, changes: &mut Vec<Change>) {
+    /// Has the pods of a namespace take in its labels.
+    fn label_pods(&mut self, namespace: &NamespaceFacts, changes: &mut Vec<Change>) {
         let NamespaceFacts { name, labels } = namespace;
-        if self.namespaces.get(&name) == Some(&labels) {
-            return;
-        }
-        let within = self.pods.values_mut().filter(|held| held.facts.namespace == name);
+        let within = self.pods.values_mut().filter(|held| held.facts.namespace == *name);
         for held in within.filter(|held| held.gone.is_none()) {
-            if held.facts.namespace_labels.as_ref() != Some(&labels) {
+            if held.facts.namespace_labels.as_ref() != Some(labels) {
                 Arc::make_mut(&mut held.facts).namespace_labels = Some(labels.clone());
                 changes.push(Change::Pod(Arc::clone(&held.facts)));
             }
         }
-        self.namespaces.insert(name, labels);
     }
 }
 

@@ -19,7 +19,15 @@ pub(super) enum Change {
     Add { field: String, node: Node<'static>, json: Vec<u8> },
     Remove { field: String },
     Rename { from: String, to: String },
-    Redact { field: String, pattern: Regex, with: String, needles: Option<Box<Needles>> },
+    Redact { field: String, redaction: Box<Redaction> },
+}
+
+/// What is replaced in strings, and by what.
+#[derive(Debug)]
+pub(super) struct Redaction {
+    pattern: Regex,
+    with: String,
+    needles: Option<Needles>,
 }
 
 /// How far a change came on the text of a document.
@@ -35,12 +43,12 @@ pub(super) enum OnText {
 
 impl Change {
     pub(super) fn redact(field: &str, pattern: &Regex, with: &str) -> Self {
-        Self::Redact {
-            field: field.to_owned(),
+        let redaction = Redaction {
             pattern: pattern.clone(),
             with: with.to_owned(),
-            needles: Needles::of(pattern.as_str()).map(Box::new),
-        }
+            needles: Needles::of(pattern.as_str()),
+        };
+        Self::Redact { field: field.to_owned(), redaction: Box::new(redaction) }
     }
 
     pub(super) fn add(field: &str, value: &serde_json::Value) -> Self {
@@ -57,17 +65,7 @@ impl Change {
             Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
             Self::Remove { field } => find(document, fields, field).is_some(),
             Self::Rename { from, to } => from != to && find(document, fields, from).is_some(),
-            Self::Redact { field, pattern, with, needles } => {
-                let may_match =
-                    |raw: &[u8]| needles.as_ref().is_none_or(|needles| needles.may_match(raw));
-                let text = match fields.find(field) {
-                    Found::Value(raw) => raw,
-                    Found::Nowhere => b"",
-                    Found::Unknown => document,
-                };
-                may_match(text)
-                    && any(document, fields, field, |raw| may_redact(raw, pattern, with))
-            }
+            Self::Redact { field, redaction } => redaction.touches(document, fields, field),
         };
         if touches { OnText::NeedsTree } else { OnText::Nothing }
     }
@@ -96,9 +94,9 @@ impl Change {
                 }
                 None => false,
             },
-            Self::Redact { field, pattern, with, .. } => {
+            Self::Redact { field, redaction } => {
                 let mut changed = false;
-                tree.each_mut(field, &mut |node| changed |= redact(node, pattern, with));
+                tree.each_mut(field, &mut |node| changed |= redaction.rewrite(node));
                 changed
             }
         }
@@ -152,49 +150,58 @@ fn is_brace(byte: &mut u8) -> bool {
     *byte == b'}'
 }
 
-fn any(document: &[u8], fields: Fields<'_>, field: &str, test: impl Fn(&[u8]) -> bool) -> bool {
-    match fields.find(field) {
-        Found::Value(raw) => return test(raw),
-        Found::Nowhere => return false,
-        Found::Unknown => {}
-    }
-    let mut any = false;
-    lookup::each(document, field, &mut |raw| {
-        any = test(raw);
-        if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    any
-}
-
-/// Whether a value in JSON would change; an array may.
-fn may_redact(raw: &[u8], pattern: &Regex, with: &str) -> bool {
-    match raw {
-        [b'[', ..] => true,
-        [b'"', characters @ .., b'"'] => redacted(&unescape(characters), pattern, with).is_some(),
-        _ => false,
-    }
-}
-
-/// Rewrites a string, or the strings of an array. Whether anything changed.
-fn redact(node: &mut Node<'_>, pattern: &Regex, with: &str) -> bool {
-    if let Node::Array(values) = node {
-        let mut changed = false;
-        for value in values {
-            changed |= redact(value, pattern, with);
+impl Redaction {
+    /// Whether a value of this field would change; an array may.
+    fn touches(&self, document: &[u8], fields: Fields<'_>, field: &str) -> bool {
+        match fields.find(field) {
+            Found::Value(raw) => return self.may_match(raw) && self.changes(raw),
+            Found::Nowhere => return false,
+            Found::Unknown if !self.may_match(document) => return false,
+            Found::Unknown => {}
         }
-        return changed;
+        let mut any = false;
+        lookup::each(document, field, &mut |raw| {
+            any = self.changes(raw);
+            if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        any
     }
-    let Some(new) = node.characters().and_then(|old| redacted(&old, pattern, with)) else {
-        return false;
-    };
-    *node = Node::string(&new);
-    true
-}
 
-/// The new characters where they differ from the old.
-fn redacted(characters: &str, pattern: &Regex, with: &str) -> Option<String> {
-    match pattern.replace_all(characters, with) {
-        Cow::Owned(new) if new != characters => Some(new),
-        _ => None,
+    /// Whether there may be a match in what is written in `json`.
+    fn may_match(&self, json: &[u8]) -> bool {
+        self.needles.as_ref().is_none_or(|needles| needles.may_match(json))
+    }
+
+    /// Whether a value in JSON would change; an array may.
+    fn changes(&self, raw: &[u8]) -> bool {
+        match raw {
+            [b'[', ..] => true,
+            [b'"', characters @ .., b'"'] => self.redacted(&unescape(characters)).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Rewrites a string, or the strings of an array. Whether anything changed.
+    fn rewrite(&self, node: &mut Node<'_>) -> bool {
+        if let Node::Array(values) = node {
+            let mut changed = false;
+            for value in values {
+                changed |= self.rewrite(value);
+            }
+            return changed;
+        }
+        let Some(new) = node.characters().and_then(|old| self.redacted(&old)) else {
+            return false;
+        };
+        *node = Node::string(&new);
+        true
+    }
+
+    /// The new characters where they differ from the old.
+    fn redacted(&self, characters: &str) -> Option<String> {
+        match self.pattern.replace_all(characters, &self.with) {
+            Cow::Owned(new) if new != characters => Some(new),
+            _ => None,
+        }
     }
 }

@@ -28,6 +28,9 @@ pub const MAX_DEPTH: usize = 20;
 /// Top-level members on the fast road; a line with more is [`Kind::Unusual`].
 pub const MAX_MEMBERS: usize = 64;
 
+/// Bytes of the id that Flink gives a job: hex digits.
+pub const JOB_ID_BYTES: usize = 32;
+
 /// Names per object that are compared with each other; an object with more is left to the slow
 /// road, which hashes them, so that no line costs the square of its length.
 const MAX_COMPARED: usize = 128;
@@ -104,7 +107,7 @@ pub struct Scan {
     pub inner: Range<usize>,
     /// In the order of the line.
     pub members: Vec<Member>,
-    /// The 32 hex digits of `flink-job-id`, where there is one: the first at the top level,
+    /// The [hex digits](JOB_ID_BYTES) of `flink-job-id`, where there is one: the first at the top level,
     /// there with `_` in front, or in `mdc`, `contextMap` or `logging.googleapis.com/labels`.
     pub job_id: Option<Range<usize>>,
     /// Names of earlier lines' top-level members.
@@ -297,6 +300,9 @@ impl<S: Search> Cursor<'_, '_, S> {
                 _ => break,
             };
             self.unusual |= ids.insert(guess.id);
+            if guess.meaning == Meaning::Job {
+                self.note_job(value_start..value_end);
+            }
             self.out.members.push(Member {
                 key_start: narrow(start + 1),
                 key_end: narrow(value_start - 2),
@@ -306,10 +312,6 @@ impl<S: Search> Cursor<'_, '_, S> {
                 mark: guess.mark,
                 known: guess.id,
             });
-            if guess.meaning == Meaning::Job {
-                self.pos = value_end;
-                self.note_job(value_start);
-            }
             *before = Some(guess.id);
             if byte(value_end) != b',' {
                 self.pos = value_end;
@@ -365,7 +367,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             known: id.unwrap_or(NOWHERE),
         });
         if meaning == Meaning::Job {
-            self.note_job(value_start);
+            self.note_job(value_start..self.pos);
         }
         Ok(id)
     }
@@ -400,7 +402,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             } else {
                 self.scalar()?;
                 if is_job {
-                    self.note_job(value_start);
+                    self.note_job(value_start..self.pos);
                 }
             }
             if self.closes()? {
@@ -643,16 +645,14 @@ impl<S: Search> Cursor<'_, '_, S> {
                 .any(|(other, of)| *of == hash && self.slice(*other) == self.slice(name));
     }
 
-    /// Keeps the string that began at `start` and ends here, if it is a job's id.
+    /// Keeps what a string holds, if it is the first job's id.
     #[inline(always)]
-    fn note_job(&mut self, start: usize) {
-        let digits = start + 1..self.pos - 1;
+    fn note_job(&mut self, value: Range<usize>) {
         if self.out.job_id.is_none()
-            && self.line.get(start) == Some(&b'"')
-            && digits.len() == 32
-            && self.line.get(digits.clone()).is_some_and(is_hex)
+            && let Some([b'"', id @ .., b'"']) = self.line.get(value.clone())
+            && is_job_id(id)
         {
-            self.out.job_id = Some(digits);
+            self.out.job_id = Some(value.start + 1..value.end - 1);
         }
     }
 
@@ -692,10 +692,11 @@ impl<S: Search> Cursor<'_, '_, S> {
     }
 }
 
-/// Looks at every byte whatever the others are, several at a time.
+/// Whether this is the id of a job. Looks at every byte whatever the others are, several at a time.
 #[inline(always)]
-fn is_hex(text: &[u8]) -> bool {
-    text.iter().fold(true, |all, byte| all & byte.is_ascii_hexdigit())
+pub fn is_job_id(text: &[u8]) -> bool {
+    let hex = |all: bool, byte: &u8| all & byte.is_ascii_hexdigit();
+    text.len() == JOB_ID_BYTES && text.iter().fold(true, hex)
 }
 
 /// Tells names apart by their length and their first and last eight bytes.

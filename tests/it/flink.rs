@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use crate::support::captures::Line;
 use crate::support::cri::Log;
 use crate::support::elastic::{Document, Elastic, Index};
-use crate::support::fields::text;
+use crate::support::fields::{self, text};
 use crate::support::kube::Cluster;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
@@ -88,8 +88,7 @@ fn about(index: &Index<'_>, message: &str) -> Vec<Document> {
 
 fn check(document: &Document, expected: &[(&str, Option<&str>)]) {
     for (field, wanted) in expected {
-        let found = text(&document.source, field);
-        assert_eq!(found.as_deref(), *wanted, "{field} in {}", document.source);
+        fields::check(&document.source, field, *wanted);
     }
 }
 

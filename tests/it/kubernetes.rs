@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::captures::Line;
 use crate::support::cri::Log;
 use crate::support::elastic::{Document, Elastic, Index};
-use crate::support::fields::text;
+use crate::support::fields::{self, text};
 use crate::support::kube::Cluster;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
@@ -34,10 +34,7 @@ fn taskmanager(cluster: &Cluster) -> Pod {
 
 fn check_facts(documents: &[Document], pod: &Pod) {
     for document in documents {
-        let is = |name: &str, wanted: &str| {
-            let found = text(&document.source, name);
-            assert_eq!(found.as_deref(), Some(wanted), "{name} in {}", document.source);
-        };
+        let is = |name: &str, wanted: &str| fields::check(&document.source, name, wanted);
         is("kubernetes.pod_name", &pod.name);
         is("kubernetes.pod_id", &pod.uid);
         is("kubernetes.pod_ip", &pod.ip);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::support::captures::{self, Line};
 use crate::support::cri::Log;
 use crate::support::elastic::{Elastic, Index};
-use crate::support::fields::{flatten, text};
+use crate::support::fields::{self, flatten, text};
 use crate::support::node::Node;
 use crate::support::pods::Pod;
 
@@ -122,9 +122,7 @@ fn check_documents(index: &Index<'_>, cluster: &[(Pod, BTreeMap<u32, Vec<Line>>)
 }
 
 fn check_facts(pod: &Pod, document: &serde_json::Value) {
-    let is = |name: &str, wanted: &str| {
-        assert_eq!(text(document, name).as_deref(), Some(wanted), "{name} in {document}");
-    };
+    let is = |name: &str, wanted: &str| fields::check(document, name, wanted);
     is("kubernetes.namespace_name", &pod.namespace);
     is("kubernetes.pod_id", &pod.uid);
     is("kubernetes.host", &pod.node);

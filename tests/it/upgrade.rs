@@ -14,7 +14,7 @@ use crate::follow::{numbered, numbers, once_each, pipeline};
 use crate::support::captures::Line;
 use crate::support::cri::Log;
 use crate::support::elastic::{Elastic, Index};
-use crate::support::fields::text;
+use crate::support::fields::{self, text};
 use crate::support::kube::Cluster;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
@@ -151,10 +151,7 @@ fn a_state_of_format_1_is_gone_on_with_where_it_ends() {
     assert_eq!(numbers(&index), wanted.collect());
     let [stays, goes] = pods();
     for document in index.documents() {
-        let is = |name: &str, wanted: &str| {
-            let found = text(&document.source, name);
-            assert_eq!(found.as_deref(), Some(wanted), "{name} in {}", document.source);
-        };
+        let is = |name: &str, wanted: &str| fields::check(&document.source, name, wanted);
         let message = text(&document.source, "message").unwrap();
         let pod = if message.contains("[seq=10") { &goes } else { &stays };
         is("kubernetes.pod_name", &pod.name);

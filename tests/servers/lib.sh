@@ -26,3 +26,28 @@ cache_dir() {
   mkdir -p "$dir"
   (cd "$dir" && pwd)
 }
+
+# fetched NAME VERSION WHAT [FINISH…]: makes sure that what the caller's pom.xml
+# unpacks is in the cache, and prints its folder. FINISH is a command that gets
+# the new folder before it counts. Two at a time download once.
+fetched() (
+  # A command substitution forgets that of its caller.
+  set -e
+  name=$1 version=$2 what=$3
+  shift 3
+  dist=$(cache_dir)/$name
+  mkdir -p "$dist"
+  exec 9> "$dist/.lock"
+  flock 9
+  if [ ! -f "$dist/$version/.complete" ]; then
+    need mvn "to fetch $what (Maven 3)"
+    echo "fetching $what" >&2
+    rm -rf "$dist/$version" "$dist/new"
+    mvn -q -B -f "$here/pom.xml" "-Ddist.dir=$dist/new" package >&2
+    if [ $# -gt 0 ]; then "$@" "$dist/new/$version"; fi
+    touch "$dist/new/$version/.complete"
+    mv "$dist/new/$version" "$dist/$version"
+    rm -rf "$dist/new"
+  fi
+  echo "$dist/$version"
+)

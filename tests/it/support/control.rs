@@ -3,9 +3,7 @@
 //! There is no kubelet: pods are bound to nodes, and nothing runs them. What is installed has
 //! fixed names, so one test at a time has it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::MutexGuard;
 
 use hyper::http::{Method, Request};
@@ -13,17 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
 use kube::Client;
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
+use super::kubectl::Kubectl;
 use super::{alone_with_the_control_plane, kube as cluster, server};
 
 pub(crate) struct ControlPlane {
     runtime: Runtime,
     /// The administrator's.
     kubeconfig: PathBuf,
-    /// What `kubectl` remembers of the server.
-    cache: TempDir,
+    kubectl: Kubectl,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -38,42 +35,23 @@ pub(crate) struct Resource {
 
 impl ControlPlane {
     pub(crate) fn alone() -> Self {
-        Self {
-            _alone: alone_with_the_control_plane(),
-            runtime: Builder::new_current_thread().enable_all().build().unwrap(),
-            kubeconfig: server("CLUSTER_KUBECONFIG").into(),
-            cache: tempfile::tempdir().unwrap(),
-        }
+        let _alone = alone_with_the_control_plane();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let kubeconfig = PathBuf::from(server("CLUSTER_KUBECONFIG"));
+        let kubectl = Kubectl::new(&kubeconfig);
+        Self { runtime, kubeconfig, kubectl, _alone }
     }
 
-    /// Runs `kubectl` to its end, with `input` on its standard input.
-    fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(server("KUBECTL"))
-            .env("KUBECONFIG", &self.kubeconfig)
-            .arg(format!("--cache-dir={}", self.cache.path().display()))
-            .args(["--request-timeout=60s"])
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().expect("it was asked for").write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    }
-
-    /// The same for what has to succeed; what it printed.
+    /// Runs `kubectl`, which has to succeed, with `input` on its standard input; what it printed.
     pub(crate) fn kubectl(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.run(arguments, input);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {arguments:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
+        self.kubectl.succeed(arguments, input)
     }
 
     /// `kubectl apply -k`, which has to succeed without a word of warning.
     pub(crate) fn apply(&self, folder: &Path) {
         let folder = folder.to_str().expect("UTF-8");
-        let output = self.run(&["apply", "--server-side", "--validate=strict", "-k", folder], "");
+        let output =
+            self.kubectl.run(&["apply", "--server-side", "--validate=strict", "-k", folder], "");
         assert!(output.status.success(), "{folder}: {output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{folder}");
     }

@@ -27,6 +27,12 @@ fn walk(name: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
     }
 }
 
+/// Sees that there is this string in the field, or none.
+#[track_caller]
+pub(crate) fn check<'a>(document: &Value, name: &str, wanted: impl Into<Option<&'a str>>) {
+    assert_eq!(text(document, name).as_deref(), wanted.into(), "{name} in {document}");
+}
+
 /// The string in the field, if there is one.
 pub(crate) fn text(document: &Value, name: &str) -> Option<String> {
     flatten(document).get(name).and_then(Value::as_str).map(str::to_owned)

@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -23,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
+use super::kubectl::Kubectl;
 use super::{SOON, pods, server, unique, wait_until};
 
 /// A server with a node and a namespace that are one test's own.
@@ -164,19 +164,10 @@ impl Cluster {
     /// Has the server know the kinds of Flink's operator.
     pub(crate) fn define_flink(&self) {
         let folder = server("FLINK_DEFINITIONS");
-        let cache = tempfile::tempdir().unwrap();
-        let kubectl = |arguments: &[&str]| {
-            let output = Command::new(server("KUBECTL"))
-                .env("KUBECONFIG", server("KUBECONFIG"))
-                .arg(format!("--cache-dir={}", cache.path().display()))
-                .args(arguments)
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "kubectl {arguments:?}: {output:?}");
-        };
+        let kubectl = Kubectl::new(Path::new(&server("KUBECONFIG")));
         for name in ["flinkdeployments", "flinksessionjobs"] {
             let file = format!("{folder}/{name}.flink.apache.org-v1.yml");
-            kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+            kubectl.succeed(&["apply", "--server-side", "--force-conflicts", "-f", &file], "");
         }
         for kind in ["FlinkDeployment", "FlinkSessionJob"] {
             let api = self.flink_objects(kind);

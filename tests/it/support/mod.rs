@@ -9,6 +9,7 @@ pub(crate) mod cri;
 pub(crate) mod elastic;
 pub(crate) mod fields;
 pub(crate) mod kube;
+pub(crate) mod kubectl;
 pub(crate) mod node;
 pub(crate) mod pods;
 pub(crate) mod road;

@@ -11,21 +11,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../lib.sh"
 
 version=$(sed -n 's/.*<es\.version>\(.*\)<\/es\.version>.*/\1/p' "$here/pom.xml")
-dist=$(cache_dir)/elasticsearch
-mkdir -p "$dist"
-exec 9> "$dist/.lock"
-flock 9
-if [ ! -f "$dist/$version/.complete" ]; then
-  need mvn "to fetch Elasticsearch (Maven 3)"
-  echo "fetching Elasticsearch $version (about 0.9 GB the first time)" >&2
-  rm -rf "$dist/$version" "$dist/new"
-  mvn -q -B -f "$here/pom.xml" "-Ddist.dir=$dist/new" package >&2
-  home=$(echo "$dist/new/$version"/*/elasticsearch)
-  [ -f "$home/lib/elasticsearch-$version.jar" ] || die "no server $version in what Maven unpacked into $dist/new"
+
+# The server must be there, and readable for whom it runs as.
+finish() {
+  local home
+  home=$(echo "$1"/*/elasticsearch)
+  [ -f "$home/lib/elasticsearch-$version.jar" ] || die "no server $version in what Maven unpacked into $1"
   mkdir -p "$home/plugins"
-  chmod -R u+rwX,go+rX "$dist/new"
-  touch "$dist/new/$version/.complete"
-  mv "$dist/new/$version" "$dist/$version"
-  rm -rf "$dist/new"
-fi
-echo "$dist/$version"/*/elasticsearch
+  chmod -R u+rwX,go+rX "$1"
+}
+
+folder=$(fetched elasticsearch "$version" "Elasticsearch $version (about 0.9 GB the first time)" finish)
+echo "$folder"/*/elasticsearch

@@ -15,19 +15,6 @@ sums="\
 09f43b086b946e5c6144a2907af8808b04e96c7f2088d1585d6501f1a10ae044  flinksessionjobs.flink.apache.org-v1.yml"
 
 version=$(sed -n 's/.*<operator\.version>\(.*\)<\/operator\.version>.*/\1/p' "$here/pom.xml")
-dist=$(cache_dir)/flink-operator
-mkdir -p "$dist"
-exec 9> "$dist/.lock"
-flock 9
-if [ ! -f "$dist/$version/.complete" ]; then
-  need mvn "to fetch the definitions of Flink's operator (Maven 3)"
-  echo "fetching the definitions of Flink's operator $version" >&2
-  rm -rf "$dist/$version" "$dist/new"
-  mvn -q -B -f "$here/pom.xml" "-Ddist.dir=$dist/new" package >&2
-  touch "$dist/new/$version/.complete"
-  mv "$dist/new/$version" "$dist/$version"
-  rm -rf "$dist/new"
-fi
-folder=$dist/$version/META-INF/fabric8
+folder=$(fetched flink-operator "$version" "the definitions of Flink's operator $version")/META-INF/fabric8
 (cd "$folder" && sha256sum --quiet --check <<< "$sums") >&2 || die "other definitions than expected in $folder"
 echo "$folder"
