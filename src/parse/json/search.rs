@@ -123,7 +123,8 @@ mod x86 {
     }
 
     /// Looks at whole blocks with `special`, which gives a bit for each special byte, the lowest for
-    /// the first; and at what is left in words.
+    /// the first; at what is left together with bytes before it, as the text's last block; and at a
+    /// text of less than a block in words.
     #[inline(always)]
     fn by_blocks<const BYTES: usize>(
         text: &[u8],
@@ -137,7 +138,13 @@ mod x86 {
             }
             pos += BYTES;
         }
-        Words::plain_end(text, pos)
+        if pos >= text.len() {
+            return pos;
+        }
+        let Some(last) = text.last_chunk() else { return Words::plain_end(text, pos) };
+        let passed = BYTES - (text.len() - pos);
+        let found = special(last) >> passed;
+        if found == 0 { text.len() } else { pos + found.trailing_zeros() as usize }
     }
 
     /// 32 bytes at a time. Not to be had outside, for it must run within [`run_32`] only.
