@@ -252,7 +252,7 @@ impl<'a> Reading<'a> {
 
     fn turn(&mut self) -> (Turn, OpenBatch) {
         let shape = Shape { gzip: false, ..Shape::of(&self.pipeline.output) };
-        let mut batch = OpenBatch::new(shape, self.budget.permit(0), &Spares::default());
+        let mut batch = OpenBatch::new(shape, self.budget.permit(0), &Spares::new(shape));
         let mut desk = Desk {
             stream: &mut self.stream.tail,
             shipping: Shipping {

@@ -72,7 +72,7 @@ impl Road {
         let joiner = Joiner::new(true, LINE_BYTES_MAX);
         let limits = BatchLimits { size_bytes: batch_bytes, linger: Duration::from_secs(1) };
         let shape = Shape { framing: Framing::Bulk, gzip: false, limits };
-        let (budget, spares) = (Budget::new(BUDGET_BYTES, 1), Spares::default());
+        let (budget, spares) = (Budget::new(BUDGET_BYTES, 1), Spares::new(shape));
         Self {
             stream,
             name,

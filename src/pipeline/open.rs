@@ -27,23 +27,34 @@ const STAGING_BYTES: usize = 128 * 1024;
 const SPARES_MAX: usize = super::outlet::IN_FLIGHT_MAX;
 
 /// Buffers of bodies that were sent. A fresh one of megabytes costs the kernel a page fault for
-/// each of its pages; one that was written before costs nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
+/// each of its pages; one that was written before costs nothing. All are of one size, so that the
+/// allocator has room for the next where the last was, instead of a hole beside it.
+#[derive(Debug, Clone)]
+pub struct Spares {
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    buffer_bytes: usize,
+}
 
 impl Spares {
+    /// No buffers yet, for bodies of `shape`.
+    pub fn new(shape: Shape) -> Self {
+        let text_bytes = if shape.gzip { STAGING_BYTES } else { shape.limits.size_bytes };
+        Self { buffers: Arc::default(), buffer_bytes: text_bytes.saturating_add(STEP_BYTES) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer to write into.
+    /// A buffer to write into, which takes a body of the usual size without growing.
     pub fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_default()
+        self.lock().pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
     }
 
+    /// One that a long line made grow is not kept.
     fn give(&self, buffer: Vec<u8>) {
         let mut spares = self.lock();
-        if spares.len() < SPARES_MAX {
+        if spares.len() < SPARES_MAX && buffer.capacity() == self.buffer_bytes {
             spares.push(buffer);
         }
     }
@@ -255,5 +266,58 @@ impl OpenBatch {
             oldest_ns: self.tally.oldest_ns.unwrap_or(0),
             permit: self.permit,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::budget::Budget;
+    use super::*;
+
+    const SIZE_BYTES: usize = 1000;
+
+    fn shape(gzip: bool) -> Shape {
+        let limits = BatchLimits { size_bytes: SIZE_BYTES, linger: Duration::from_secs(1) };
+        Shape { framing: Framing::Bulk, gzip, limits }
+    }
+
+    /// Where the body of a batch of `bytes` was, and how many bytes its buffer took.
+    fn send(spares: &Spares, shape: Shape, bytes: usize) -> (*const u8, usize) {
+        let budget = Budget::new(64 << 20, 1);
+        let mut batch = OpenBatch::new(shape, budget.permit(0), spares);
+        batch.body.resize(bytes, b'x');
+        let buffer = (batch.body.as_ptr(), batch.body.capacity());
+        drop(batch.seal(0, 0));
+        buffer
+    }
+
+    #[test]
+    fn a_sent_body_s_buffer_takes_the_next() {
+        for shape in [shape(false), shape(true)] {
+            let spares = Spares::new(shape);
+            let first = send(&spares, shape, 10);
+            assert_eq!(send(&spares, shape, SIZE_BYTES + 100), first);
+            assert_eq!(send(&spares, shape, 10), first);
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_grew_is_not_kept() {
+        let spares = Spares::new(shape(false));
+        let (_, usual) = send(&spares, shape(false), 10);
+        let (_, grown) = send(&spares, shape(false), 2 * usual);
+        assert!(grown >= 2 * usual);
+        assert_eq!(send(&spares, shape(false), 10).1, usual);
+    }
+
+    #[test]
+    fn released_buffers_are_gone() {
+        let spares = Spares::new(shape(false));
+        send(&spares, shape(false), 10);
+        assert_eq!(spares.lock().len(), 1);
+        spares.release();
+        assert_eq!(spares.lock().len(), 0);
     }
 }

@@ -118,7 +118,7 @@ impl Outlet {
     ) -> Self {
         let Output { batches: output, oldest } = output;
         let shape = Shape::of(&pipeline.output);
-        let spares = Spares::default();
+        let spares = Spares::new(shape);
         Self {
             filters: Filters::new(&pipeline.filters),
             batch: OpenBatch::new(shape, budget.permit(index), &spares),
