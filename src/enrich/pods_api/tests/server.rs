@@ -1,19 +1,23 @@
-//! An API server on loopback that answers requests as a script says, in their order.
+//! An API server that answers requests as a script says, in their order: without a network, so that
+//! tests may stop the clock, or on loopback behind TLS.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
-use hyper::Response;
 use hyper::body::Frame;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -33,9 +37,11 @@ enum Then {
     /// The connection stays open and silent.
     Silence,
     More(mpsc::Receiver<Value>),
+    /// Not even an answer begins.
+    Nothing,
 }
 
-/// Tells further events of a watch.
+/// Tells further events of a watch, which ends with it.
 #[derive(Debug)]
 pub(super) struct More(mpsc::Sender<Value>);
 
@@ -51,13 +57,26 @@ impl Answer {
         Self { code: 200, lines: Vec::new(), then: Then::Silence }
     }
 
+    /// The request is taken and never answered.
+    pub(super) fn never() -> Self {
+        Self { code: 200, lines: Vec::new(), then: Then::Nothing }
+    }
+
     pub(super) fn status(code: u16) -> Self {
         Self { code, lines: vec![status(code)], then: Then::End }
     }
 
     pub(super) fn list(version: u64, items: impl IntoIterator<Item = Value>) -> Self {
+        Self::part(json!({"resourceVersion": version.to_string()}), items)
+    }
+
+    /// Part of a list; the next page is asked for with `token`.
+    pub(super) fn page(version: u64, items: impl IntoIterator<Item = Value>, token: &str) -> Self {
+        Self::part(json!({"resourceVersion": version.to_string(), "continue": token}), items)
+    }
+
+    fn part(metadata: Value, items: impl IntoIterator<Item = Value>) -> Self {
         let items: Vec<Value> = items.into_iter().collect();
-        let metadata = json!({"resourceVersion": version.to_string()});
         let list =
             json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items});
         Self { code: 200, lines: vec![list], then: Then::End }
@@ -102,7 +121,7 @@ impl Answer {
         (Self { then: Then::More(receiver), ..self }, More(more))
     }
 
-    fn response(self) -> Response<Body> {
+    async fn response(self) -> Response<Body> {
         let builder =
             Response::builder().status(self.code).header("content-type", "application/json");
         let line = |value: Value| Bytes::from(format!("{value}\n"));
@@ -110,6 +129,7 @@ impl Answer {
         let frame = |line: Bytes| Ok::<_, Infallible>(Frame::data(line));
         let body = match self.then {
             Then::End => BodyExt::boxed(StreamBody::new(lines.map(frame))),
+            Then::Nothing => std::future::pending().await,
             Then::Silence => {
                 BodyExt::boxed(StreamBody::new(lines.chain(stream::pending()).map(frame)))
             }
@@ -131,46 +151,61 @@ fn status(code: u16) -> Value {
     })
 }
 
-/// Ends with the runtime that it was started on. What comes after the script is never answered.
-#[derive(Debug)]
+/// What comes after the script is never answered. Clones are the same server.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Server {
-    pub(super) url: String,
-    asked: Arc<Mutex<Vec<String>>>,
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    asked: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 impl Server {
-    pub(super) async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
+    pub(super) fn new(script: impl IntoIterator<Item = Answer>) -> Self {
+        let script: VecDeque<Answer> = script.into_iter().collect();
+        Self { script: Arc::new(Mutex::new(script)), asked: Arc::default() }
+    }
+
+    /// Asks it without a network.
+    pub(super) fn client(&self) -> kube::Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request| server.clone().answer(request));
+        kube::Client::new(service, "default")
+    }
+
+    async fn answer<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible> {
+        let asked = (Instant::now(), request.uri().to_string());
+        self.asked.lock().expect("unlocked").push(asked);
+        let answer = self.script.lock().expect("unlocked").pop_front();
+        Ok(answer.unwrap_or_else(Answer::never).response().await)
+    }
+
+    /// Answers on loopback too, at the address that is returned; ends with the runtime.
+    pub(super) async fn listen(&self, tls: TlsAcceptor) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let script: Arc<Mutex<VecDeque<Answer>>> =
-            Arc::new(Mutex::new(script.into_iter().collect()));
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let noted = Arc::clone(&asked);
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let server = self.clone();
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.expect("a connection");
-                let (script, noted) = (Arc::clone(&script), Arc::clone(&noted));
-                let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    noted.lock().expect("unlocked").push(request.uri().to_string());
-                    let answer = script.lock().expect("unlocked").pop_front();
-                    async move {
-                        match answer {
-                            Some(answer) => Ok::<_, Infallible>(answer.response()),
-                            None => std::future::pending().await,
-                        }
-                    }
-                });
+                // A client that goes away, or doesn't trust it, is no trouble of the server's.
+                let Ok(socket) = tls.accept(socket).await else { continue };
+                let server = server.clone();
+                let service = service_fn(move |request| server.clone().answer(request));
                 let http = hyper::server::conn::http1::Builder::new();
                 let connection = http.serve_connection(TokioIo::new(socket), service);
-                // A client that goes away is no trouble of the server's.
                 tokio::spawn(async move { drop(connection.await) });
             }
         });
-        Self { url, asked }
+        url
     }
 
     /// Paths and queries of the requests so far.
     pub(super) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("unlocked").clone()
+        self.asked.lock().expect("unlocked").iter().map(|(_, request)| request.clone()).collect()
+    }
+
+    /// The times between the requests so far.
+    pub(super) fn pauses(&self) -> Vec<Duration> {
+        let asked = self.asked.lock().expect("unlocked");
+        asked.windows(2).map(|pair| pair[1].0 - pair[0].0).collect()
     }
 }
