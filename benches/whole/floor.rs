@@ -14,7 +14,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use splashdam::pipeline::batch::GZIP_LEVEL;
+use splashdam::pipeline::gzip;
 use splashdam::ship::response::FILTER_PATH;
 
 use crate::process::thread_cpu;
@@ -200,7 +200,7 @@ fn bytes_of<'a>(content: &Content, block: &'a [u8], joined: &'a [Vec<u8>]) -> &'
 /// `body` as one gzip member.
 pub(crate) fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
     let room = Vec::with_capacity(body.len() / 4);
-    let mut encoder = GzEncoder::new(room, Compression::new(GZIP_LEVEL));
+    let mut encoder = GzEncoder::new(room, Compression::new(gzip::LEVEL));
     encoder.write_all(body)?;
     encoder.finish()
 }

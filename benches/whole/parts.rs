@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress};
-use splashdam::pipeline::batch::GZIP_LEVEL;
+use splashdam::pipeline::gzip;
 
 use crate::floor::compress;
 use crate::process::{cores, thread_cpu};
@@ -188,7 +188,7 @@ fn gzip(bytes: &[u8]) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let mut state = Compress::new(Compression::new(GZIP_LEVEL), true);
+    let mut state = Compress::new(Compression::new(gzip::LEVEL), true);
     let reused = best(|| {
         for body in &bodies {
             state.reset();
@@ -200,7 +200,7 @@ fn gzip(bytes: &[u8]) -> anyhow::Result<()> {
     })?;
     let pieces = best(|| {
         for body in &bodies {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::new(gzip::LEVEL));
             for piece in body.chunks(64 << 10) {
                 encoder.write_all(piece)?;
             }

@@ -7,10 +7,6 @@ use bytes::Bytes;
 use super::budget::Permit;
 use crate::discover::StreamName;
 
-/// The level of gzip: the least effort, which saves most of the bytes; the rest would cost several
-/// times the time of everything else (`benches/README.md`).
-pub const GZIP_LEVEL: u32 = 1;
-
 /// How the documents stand in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod budget;
 pub(crate) mod clock;
 pub mod form;
+pub mod gzip;
 pub mod held;
 pub mod in_hand;
 pub mod inbox;

@@ -4,16 +4,14 @@
 //! [`STEP_BYTES`]. With gzip the text passes through a small staging buffer into the compressor,
 //! so only compressed bytes add up.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::Compression as Level;
-use flate2::write::GzEncoder;
 
-use super::batch::{Batch, Framing, GZIP_LEVEL, Item};
+use super::batch::{Batch, Framing, Item};
 use super::budget::Permit;
+use super::gzip::Gzip;
 use crate::config::pipeline::{BatchLimits, Compression, Elasticsearch, Output, Target};
 use crate::discover::StreamName;
 
@@ -23,51 +21,82 @@ const STEP_BYTES: usize = 256 * 1024;
 /// How much text is staged before it is compressed: what stays in the second-level cache.
 const STAGING_BYTES: usize = 128 * 1024;
 
+/// The room of a buffer beyond what makes a body full, for the last line. What is not written to
+/// is not resident.
+const LAST_LINE_BYTES: usize = 1 << 20;
+
+/// Compressed bodies that are larger are not kept to be written again.
+const MEMBER_BYTES_MAX: usize = 1 << 20;
+
 /// How many buffers of sent bodies are kept to be written again: as many as may be on their way.
 const SPARES_MAX: usize = super::outlet::IN_FLIGHT_MAX;
 
-/// Buffers of bodies that were sent. A fresh one of megabytes costs the kernel a page fault for
-/// each of its pages; one that was written before costs nothing. All are of one size, so that the
-/// allocator has room for the next where the last was, instead of a hole beside it.
+/// What was used for bodies that were sent: their buffers, and the compressor. A fresh buffer of
+/// megabytes costs the kernel a page fault for each of its pages; one that was written before costs
+/// nothing. Those of text are of one size, so that the allocator has room for the next where the
+/// last was, instead of a hole beside it.
 #[derive(Debug, Clone)]
 pub struct Spares {
-    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    kept: Arc<Mutex<Kept>>,
     buffer_bytes: usize,
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    buffers: Vec<Vec<u8>>,
+    members: Vec<Vec<u8>>,
+    gzip: Option<Gzip>,
+}
+
 impl Spares {
-    /// No buffers yet, for bodies of `shape`.
+    /// Nothing yet, for bodies of `shape`.
     pub fn new(shape: Shape) -> Self {
         let text_bytes = if shape.gzip { STAGING_BYTES } else { shape.limits.size_bytes };
-        Self { buffers: Arc::default(), buffer_bytes: text_bytes.saturating_add(STEP_BYTES) }
+        Self { kept: Arc::default(), buffer_bytes: text_bytes.saturating_add(LAST_LINE_BYTES) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer to write into, which takes a body of the usual size without growing.
-    pub fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
+    /// An empty buffer to write into, which takes a body of the usual size without growing.
+    fn take(&self) -> Vec<u8> {
+        self.lock().buffers.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
     }
 
     /// One that a long line made grow is not kept.
-    fn give(&self, buffer: Vec<u8>) {
-        let mut spares = self.lock();
-        if spares.len() < SPARES_MAX && buffer.capacity() == self.buffer_bytes {
-            spares.push(buffer);
+    fn give(&self, mut buffer: Vec<u8>) {
+        let buffers = &mut self.lock().buffers;
+        if buffers.len() < SPARES_MAX && buffer.capacity() == self.buffer_bytes {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// An empty buffer for a compressed body, grown already if there is one.
+    fn take_member(&self) -> Vec<u8> {
+        self.lock().members.pop().unwrap_or_default()
+    }
+
+    /// The buffer of a compressed body that was sent.
+    fn give_member(&self, mut member: Vec<u8>) {
+        let members = &mut self.lock().members;
+        if members.len() < SPARES_MAX && member.capacity() <= MEMBER_BYTES_MAX {
+            member.clear();
+            members.push(member);
         }
     }
 
     /// Gives their memory back: nothing is being sent.
     pub fn release(&self) {
-        self.lock().clear();
+        *self.lock() = Kept::default();
     }
 }
 
 /// A body on its way. Its buffer becomes a spare one when everybody is done with it.
 struct Sent {
     body: Vec<u8>,
+    gzip: bool,
     spares: Spares,
 }
 
@@ -79,7 +108,8 @@ impl AsRef<[u8]> for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        self.spares.give(std::mem::take(&mut self.body));
+        let body = std::mem::take(&mut self.body);
+        if self.gzip { self.spares.give_member(body) } else { self.spares.give(body) }
     }
 }
 
@@ -126,7 +156,7 @@ pub struct OpenBatch {
     /// Text that is not compressed (yet).
     pub body: Vec<u8>,
     spares: Spares,
-    encoder: Option<GzEncoder<Vec<u8>>>,
+    gzip: Option<Gzip>,
     /// Text that has gone through the compressor.
     compressed_from: usize,
     pub items: Vec<Item>,
@@ -138,15 +168,14 @@ pub struct OpenBatch {
 }
 
 impl OpenBatch {
-    /// An empty batch that takes its bytes from `permit` and its buffer from `spares`.
+    /// An empty batch that takes its bytes from `permit`, and its buffer from `spares` once there
+    /// is something to write.
     pub fn new(shape: Shape, permit: Permit, spares: &Spares) -> Self {
-        let mut body = spares.take();
-        body.clear();
         Self {
             shape,
-            body,
+            body: Vec::new(),
             spares: spares.clone(),
-            encoder: None,
+            gzip: None,
             compressed_from: 0,
             items: Vec::new(),
             streams: Vec::new(),
@@ -185,25 +214,35 @@ impl OpenBatch {
     /// `alone` says that the pipeline holds nothing else that could be given back: then a batch
     /// without documents gets its room past the limit, for it could never be had otherwise.
     pub fn has_room(&mut self, more: usize, alone: bool) -> bool {
-        let held = self.held_bytes();
-        if held + more <= self.permit.bytes() {
+        let wanted = self.held_bytes() + more;
+        if wanted <= self.permit.bytes() {
             return true;
         }
-        let wanted = held + more;
-        if self.permit.try_grow_to(wanted.next_multiple_of(STEP_BYTES))
-            || self.permit.try_grow_to(wanted)
-        {
-            return true;
-        }
-        if alone && self.items.is_empty() {
+        let is_permitted = self.permit.try_grow_to(wanted.next_multiple_of(STEP_BYTES))
+            || self.permit.try_grow_to(wanted);
+        if !is_permitted {
+            if !(alone && self.items.is_empty()) {
+                return false;
+            }
             self.permit.grow_past_limit_to(wanted);
-            return true;
         }
-        false
+        if self.body.capacity() == 0 {
+            self.body = self.spares.take();
+        }
+        true
+    }
+
+    /// Gives its buffer and its permit back if nothing went in: as long as no line comes, memory of
+    /// earlier batches would stay resident in it.
+    pub fn release(&mut self) {
+        if self.is_untouched() && self.body.is_empty() {
+            self.body = Vec::new();
+            self.permit.shrink_to(0);
+        }
     }
 
     fn held_bytes(&self) -> usize {
-        self.body.len() + self.encoder.as_ref().map_or(0, |encoder| encoder.get_ref().len())
+        self.body.len() + self.gzip.as_ref().map_or(0, Gzip::bytes)
     }
 
     /// Adds the document that was written to the end of the body.
@@ -235,9 +274,9 @@ impl OpenBatch {
     }
 
     fn compress(&mut self) {
-        let encoder =
-            self.encoder.get_or_insert_with(|| GzEncoder::new(Vec::new(), Level::new(GZIP_LEVEL)));
-        encoder.write_all(&self.body).expect("a vector takes any bytes");
+        let gzip =
+            self.gzip.get_or_insert_with(|| self.spares.lock().gzip.take().unwrap_or_default());
+        gzip.write(&self.body);
         self.compressed_from += self.body.len();
         self.body.clear();
     }
@@ -245,21 +284,22 @@ impl OpenBatch {
     /// Closes the batch.
     pub fn seal(mut self, worker: usize, sequence: u64) -> Batch {
         let plain_bytes = self.plain_bytes();
-        let body = if self.shape.gzip {
+        let gzip = self.shape.gzip;
+        if gzip {
             self.compress();
-            let encoder = self.encoder.take().expect("compress made one");
-            self.spares.give(self.body);
-            Bytes::from(encoder.finish().expect("a vector takes any bytes"))
-        } else {
-            Bytes::from_owner(Sent { body: self.body, spares: self.spares })
-        };
+            let mut compressor = self.gzip.take().expect("compress made one");
+            let member = compressor.finish(self.spares.take_member());
+            self.spares.lock().gzip = Some(compressor);
+            self.spares.give(std::mem::replace(&mut self.body, member));
+        }
+        let body = Bytes::from_owner(Sent { body: self.body, gzip, spares: self.spares });
         self.permit.shrink_to(body.len());
         Batch {
             worker,
             sequence,
             framing: self.shape.framing,
             body,
-            gzip: self.shape.gzip,
+            gzip,
             plain_bytes,
             items: self.items,
             streams: self.streams,
@@ -287,6 +327,7 @@ mod tests {
     fn send(spares: &Spares, shape: Shape, bytes: usize) -> (*const u8, usize) {
         let budget = Budget::new(64 << 20, 1);
         let mut batch = OpenBatch::new(shape, budget.permit(0), spares);
+        assert!(batch.has_room(bytes, false));
         batch.body.resize(bytes, b'x');
         let buffer = (batch.body.as_ptr(), batch.body.capacity());
         drop(batch.seal(0, 0));
@@ -304,6 +345,22 @@ mod tests {
     }
 
     #[test]
+    fn a_sent_member_s_buffer_takes_a_later_one() {
+        let (shape, budget) = (shape(true), Budget::new(64 << 20, 1));
+        let spares = Spares::new(shape);
+        let members: Vec<_> = (0..3)
+            .map(|_| {
+                let mut batch = OpenBatch::new(shape, budget.permit(0), &spares);
+                assert!(batch.has_room(10, false));
+                batch.body.resize(10, b'x');
+                batch.seal(0, 0).body.as_ptr()
+            })
+            .collect();
+        // The second was begun before the first was sent.
+        assert_eq!(members[2], members[0]);
+    }
+
+    #[test]
     fn a_buffer_that_grew_is_not_kept() {
         let spares = Spares::new(shape(false));
         let (_, usual) = send(&spares, shape(false), 10);
@@ -313,11 +370,28 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_nothing_went_into_gives_back_what_it_has() {
+        let budget = Budget::new(64 << 20, 1);
+        let mut batch = OpenBatch::new(shape(false), budget.permit(0), &Spares::new(shape(false)));
+        assert!(batch.has_room(10, false));
+        assert_ne!((batch.body.capacity(), batch.permit.bytes()), (0, 0));
+        batch.release();
+        assert_eq!((batch.body.capacity(), batch.permit.bytes()), (0, 0));
+
+        assert!(batch.has_room(10, false));
+        batch.body.extend(b"0123456789");
+        batch.opened = Some(super::super::clock::now());
+        batch.release();
+        assert_eq!(batch.body, b"0123456789");
+        assert!(batch.permit.bytes() >= 10);
+    }
+
+    #[test]
     fn released_buffers_are_gone() {
         let spares = Spares::new(shape(false));
         send(&spares, shape(false), 10);
-        assert_eq!(spares.lock().len(), 1);
+        assert_eq!(spares.lock().buffers.len(), 1);
         spares.release();
-        assert_eq!(spares.lock().len(), 0);
+        assert_eq!(spares.lock().buffers.len(), 0);
     }
 }

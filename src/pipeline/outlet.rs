@@ -267,6 +267,7 @@ impl Outlet {
     /// became; all workers add up.
     pub fn show(&mut self, bytes_behind: u64, bytes_unaccounted: u64, now_ns: i64) {
         if self.is_settled() {
+            self.batch.release();
             self.spares.release();
         }
         let oldest =

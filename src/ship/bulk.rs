@@ -7,18 +7,16 @@
 //! road: a body that is accepted is never looked into.
 
 use std::borrow::Cow;
-use std::io::{Read, Write};
+use std::io::Read;
 
 use bytes::Bytes;
-use flate2::Compression;
 use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use crate::discover::StreamName;
 use crate::parse::time;
-use crate::pipeline::batch::GZIP_LEVEL;
+use crate::pipeline::gzip::Gzip;
 
 /// A body as it goes to the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +59,9 @@ impl Body {
 }
 
 fn compress(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-    (encoder.write_all(plain).and_then(|()| encoder.finish()))
-        .expect("writing to memory does not fail")
+    let mut gzip = Gzip::default();
+    gzip.write(plain);
+    gzip.finish(Vec::new())
 }
 
 /// One document of a body, without the ends of its lines.
