@@ -9,6 +9,7 @@
 //! is not acknowledged by then is read again at the next start. [`outputs`] starts what ships,
 //! [`reload`] changes pipelines while everything else goes on.
 
+mod allocator;
 mod outputs;
 mod reload;
 
@@ -120,6 +121,7 @@ pub fn run(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
+    allocator::give_back_large_buffers();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
