@@ -190,7 +190,7 @@ pub(super) struct Agent {
 impl Agent {
     pub(super) fn start(ground: &mut Ground) -> Self {
         ground.starts += 1;
-        let store = Store::open(&ground.state()).expect("usable");
+        let store = Store::open_soon(&ground.state());
         let inbox: Arc<Inbox> = Arc::default();
         let told = Arc::clone(&inbox);
         let pods = Arc::new(PodStore::new(Arc::new(move |change| told.pods_changed(change))));

@@ -160,7 +160,7 @@ impl Node {
     // What the agent is told.
 
     fn start(&mut self) {
-        let store = Store::open(&self.state()).expect("usable");
+        let store = Store::open_soon(&self.state());
         let spool = Spool::new(&self.state());
         let copies = spool.list();
         let suspects = InHand::suspects(&self.state());
