@@ -80,6 +80,10 @@ struct Arguments {
     /// Memory of the agent while files are written and rotated for long.
     #[arg(long, group = "row")]
     flat: bool,
+    /// Let the floor write as many bytes as the agent: each line with as many more as a document has
+    /// on average.
+    #[arg(long, conflicts_with_all = ["gzip", "row"])]
+    as_many_bytes: bool,
     /// The floor alone.
     #[arg(long, group = "row")]
     floor: bool,
@@ -97,6 +101,9 @@ struct Arguments {
     behaviour: Behaviour,
     #[arg(long, hide = true, default_value = "sonic-lazy")]
     validator: Validator,
+    /// Bytes that the floor copies behind each line.
+    #[arg(long, hide = true, default_value_t = 0)]
+    padding: usize,
     #[arg(long, hide = true)]
     logs: Option<PathBuf>,
     #[arg(long, hide = true)]
@@ -138,7 +145,8 @@ fn run_as_floor(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("the floor needs --logs and --sink");
     };
     let logs = Logs { folder: folder.clone(), bytes: 0, lines: 0 };
-    let parts = floor::run(&logs.files()?, sink, arguments.gzip, arguments.validator)?;
+    let parts =
+        floor::run(&logs.files()?, sink, arguments.gzip, arguments.padding, arguments.validator)?;
     println!("{}", serde_json::to_string(&parts)?);
     Ok(())
 }
@@ -167,6 +175,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
             parts::print(&whole.prepare()?, &arguments.raw).map(|()| true)
         }
         Arguments { threads: 2, .. } => modes::threads(&whole, gzip),
+        Arguments { as_many_bytes: true, .. } => modes::whole_of_as_many_bytes(&whole),
         _ => modes::whole(&whole, gzip),
     }
 }
