@@ -113,7 +113,7 @@ impl Summary {
 /// Runs the agent until it ends by itself or is told to. `load` reads the configuration again.
 ///
 /// # Errors
-/// What can't be mended by waiting: a checkpoint of a newer version, an output whose certificates
+/// What can't be mended by waiting: a state directory of a newer version, an output whose certificates
 /// can't be used, a telemetry address that can't be had, no threads.
 pub fn run(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
     telemetry::log::init().context("can't start logging")?;
@@ -274,6 +274,9 @@ impl Running {
         readiness: Arc<Readiness>,
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
+        // Before anything is written: what a newer version has left stays as it is.
+        let spool = Spool::new(&agent.state.dir);
+        let copies = spool.list()?;
         let inboxes: Vec<Arc<Inbox>> =
             (0..agent.threads).map(|_| Arc::new(Inbox::default())).collect();
         let pods = start_store(agent, pipelines, &inboxes);
@@ -285,8 +288,6 @@ impl Running {
         let written = Arc::new(Mutex::new(Instant::now()));
         let (saver, checkpoint) = Saver::start(store, checkpoint_written(&written))?;
         let outputs = Outputs::start(agent, pipelines, &inboxes, &[])?;
-        let spool = Spool::new(&agent.state.dir);
-        let copies = spool.list();
         let spooled_bytes = copies.iter().map(Copied::bytes).sum();
         let suspects = InHand::suspects(&agent.state.dir);
         let held = Arc::new(Held::new(agent.held, agent.threads, spooled_bytes));

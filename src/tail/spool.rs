@@ -3,7 +3,8 @@
 //! Owns `<state>/spool`: for each part two files, `<name>.data` with its bytes and `<name>.json`
 //! that says what they are. A plain part's bytes stand at their own offsets behind a hole, so the
 //! copy is read like the part itself; of a compressed one the compressed file is kept whole.
-//! Guarantees that a copy which was not finished is never taken for one: the `.json` comes last.
+//! Guarantees that a copy which was not finished is never taken for one: the `.json` comes last;
+//! and that a folder in which a newer version has left a copy is not touched.
 //! Private: 0700 and 0600. Does not decide what is copied and how much; nothing is written here
 //! while the agent runs.
 
@@ -30,9 +31,26 @@ const COPY_BYTES: usize = 256 * 1024;
 /// The longest `.json` that is believed.
 const HEADER_BYTES_MAX: u64 = 64 * 1024;
 
+/// The version that this program writes.
+pub const VERSION: u32 = 1;
+
+/// The version of a header that names none: the first programs wrote none.
+fn unnamed_version() -> u32 {
+    1
+}
+
+/// What every header says, whatever its version.
+#[derive(Debug, Deserialize)]
+struct Version {
+    #[serde(default = "unnamed_version")]
+    splashdam_spool: u32,
+}
+
 /// What a copy is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
+    #[serde(default = "unnamed_version")]
+    splashdam_spool: u32,
     /// As [`StreamName`] is displayed.
     stream: String,
     part: PartId,
@@ -41,6 +59,29 @@ struct Header {
     /// The copied bytes of the file: all that stands before `from` was safe.
     from: u64,
     end: u64,
+}
+
+/// Why copies can't be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error(
+        "can't use the spooled copy {}: written by a newer version of splashdam (format {found}, \
+         this one knows up to {VERSION}): run that version again, or name another state.dir, for \
+         which what was copied is lost",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: u32 },
+}
+
+/// Why a `.json` can't be used.
+#[derive(Debug, thiserror::Error)]
+enum HeaderError {
+    #[error("it can't be read")]
+    Read(#[from] io::Error),
+    #[error("it doesn't say what was copied")]
+    Form(#[from] serde_json::Error),
+    #[error("written by a newer version (format {found})")]
+    Newer { found: u32 },
 }
 
 /// A copy that an earlier process made, not opened yet.
@@ -152,34 +193,42 @@ impl Spool {
 
     /// All whole copies that are there. What else is in the folder was never finished and is
     /// removed.
-    pub fn list(&self) -> Vec<Copied> {
+    ///
+    /// # Errors
+    /// One was made by a newer version; then nothing is removed.
+    pub fn list(&self) -> Result<Vec<Copied>, SpoolError> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::error!(dir = %self.dir.display(), cause = %error, "spooled copies can't be read");
                 }
-                return Vec::new();
+                return Ok(Vec::new());
             }
         };
-        let mut copies = Vec::new();
+        let (mut copies, mut unfinished) = (Vec::new(), Vec::new());
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let extension = path.extension().and_then(|extension| extension.to_str());
             match extension {
                 Some("json") => match read_header(&path) {
                     Ok(header) => copies.push(Copied { header, data: path.with_extension("data") }),
+                    Err(HeaderError::Newer { found }) => {
+                        return Err(SpoolError::Newer { path, found });
+                    }
                     Err(error) => {
-                        tracing::error!(file = %path.display(), cause = %error, "not a spooled copy; it is left alone");
+                        let cause = format!("{:#}", anyhow::Error::from(error));
+                        tracing::error!(file = %path.display(), cause, "not a spooled copy; it is left alone");
                     }
                 },
                 Some("data") if path.with_extension("json").symlink_metadata().is_err() => {
-                    remove(&path);
+                    unfinished.push(path);
                 }
-                Some("new") => remove_one(&path),
+                Some("new") => unfinished.push(path),
                 _ => {}
             }
         }
-        copies
+        unfinished.iter().for_each(|path| remove_one(path));
+        Ok(copies)
     }
 
     /// Copies what stands in `part` of `stream` from `from` on; returns how many bytes that is.
@@ -193,7 +242,9 @@ impl Spool {
         let from = if gzip { 0 } else { from };
         let docker = part.format == LineFormat::Docker;
         let end = file.metadata()?.len();
-        let header = Header { stream: stream.to_string(), part: part.id, docker, gzip, from, end };
+        let stream = stream.to_string();
+        let splashdam_spool = VERSION;
+        let header = Header { splashdam_spool, stream, part: part.id, docker, gzip, from, end };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let path = self.dir.join(name(&header));
         let data = path.with_extension("data");
@@ -217,10 +268,14 @@ impl Spool {
     }
 }
 
-fn read_header(path: &Path) -> io::Result<Header> {
+fn read_header(path: &Path) -> Result<Header, HeaderError> {
     let (file, _) = open_regular(path)?;
     let mut text = Vec::new();
     file.take(HEADER_BYTES_MAX).read_to_end(&mut text)?;
+    let version: Version = serde_json::from_slice(&text)?;
+    if version.splashdam_spool > VERSION {
+        return Err(HeaderError::Newer { found: version.splashdam_spool });
+    }
     Ok(serde_json::from_slice(&text)?)
 }
 
@@ -313,7 +368,7 @@ mod tests {
         }
 
         let mut next = Stream::default();
-        for copied in spool.list() {
+        for copied in spool.list().expect("of this version") {
             assert_eq!(copied.stream(), Some(stream_name()));
             next.adopt(copied.open().expect("opened"));
         }
@@ -326,7 +381,7 @@ mod tests {
         assert_eq!(next.held(), (0, 0), "its bytes are held by the spool");
 
         next.release(Some(Position { part: id, offset: 20 }));
-        assert_eq!(spool.list().len(), 1, "it is wanted");
+        assert_eq!(spool.list().expect("of this version").len(), 1, "it is wanted");
         next.release(None);
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).expect("listed").count(), 0);
     }
@@ -335,15 +390,63 @@ mod tests {
     fn an_unfinished_copy_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = Spool::new(dir.path());
-        assert!(spool.list().is_empty());
+        assert!(spool.list().expect("nothing newer").is_empty());
         let folder = dir.path().join(FOLDER);
         fs::create_dir(&folder).expect("made");
         fs::write(folder.join("aa.data"), "half").expect("written");
         fs::write(folder.join("bb.json"), "{\"stream\":").expect("written");
         fs::write(folder.join("cc.new"), "{\"str").expect("written");
-        assert!(spool.list().is_empty());
+        assert!(spool.list().expect("nothing newer").is_empty());
         assert!(folder.join("cc.new").symlink_metadata().is_err(), "never renamed");
         assert!(folder.join("aa.data").symlink_metadata().is_err(), "it takes no room");
         assert!(folder.join("bb.json").symlink_metadata().is_ok(), "somebody may want to see it");
+    }
+    const PART: &str =
+        r#""part":{"first_time_ns":7,"hash":9},"docker":false,"gzip":false,"from":0,"end":4"#;
+
+    fn write_copy(folder: &Path, name: &str, header: &str) {
+        fs::write(folder.join(name).with_extension("json"), header).expect("written");
+        fs::write(folder.join(name).with_extension("data"), "data").expect("written");
+    }
+
+    #[test]
+    fn a_header_without_a_version_is_of_the_first_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let folder = dir.path().join(FOLDER);
+        fs::create_dir(&folder).expect("made");
+        write_copy(&folder, "aa", &format!("{{\"stream\":\"n_p_u/c/0\",{PART}}}"));
+        let copies = Spool::new(dir.path()).list().expect("nothing newer");
+        assert_eq!(copies[0].stream(), Some(stream_name()));
+        assert_eq!((copies[0].header.splashdam_spool, copies[0].bytes()), (1, 4));
+    }
+
+    #[test]
+    fn what_is_written_names_its_version() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let stream = removed(dir.path(), TEXT);
+        let spool = Spool::new(dir.path());
+        spool.keep(&stream_name(), &stream.parts()[0], 0).expect("copied");
+        let copies = spool.list().expect("of this version");
+        let text = fs::read_to_string(copies[0].data.with_extension("json")).expect("read");
+        assert!(text.starts_with(&format!("{{\"splashdam_spool\":{VERSION},")), "{text}");
+    }
+
+    #[test]
+    fn a_copy_of_a_newer_version_is_named_and_nothing_is_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let folder = dir.path().join(FOLDER);
+        fs::create_dir(&folder).expect("made");
+        write_copy(&folder, "aa", &format!("{{\"stream\":\"n_p_u/c/0\",{PART}}}"));
+        write_copy(&folder, "bb", r#"{"splashdam_spool":9,"run":"n_p_u/c/0","parts":[]}"#);
+        for unfinished in ["cc.data", "dd.new"] {
+            fs::write(folder.join(unfinished), "half").expect("written");
+        }
+        let error = Spool::new(dir.path()).list().expect_err("newer");
+        let SpoolError::Newer { path, found } = &error;
+        assert_eq!((path, *found), (&folder.join("bb.json"), 9));
+        for wanted in ["bb.json", "format 9", "up to 1", "state.dir"] {
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder).expect("listed").count(), 6);
     }
 }

@@ -171,19 +171,35 @@ fn a_state_of_format_1_is_gone_on_with_where_it_ends() {
     assert_eq!((summary.documents_indexed, summary.duplicates_answered), (1, 0));
 }
 
+/// The file of a copy that says what it is of.
+fn header_of_the_copy() -> PathBuf {
+    let mut all = names(&fixture()).into_iter();
+    all.find(|name| name.extension().is_some_and(|extension| extension == "json")).unwrap()
+}
+
 #[test]
 fn a_state_of_a_newer_format_ends_the_agent_and_is_left_as_it_is() {
     let elastic = Elastic::plain();
     let index = elastic.missing_index();
-    for newer in ["checkpoint", "pods"] {
+    let versioned = [r#"{"splashdam_checkpoint":1,"#, r#"{"splashdam_checkpoint":2,"#];
+    // It has no version yet, and what the next one says in its place nobody knows.
+    let unversioned = [r#"{"stream":"#, r#"{"splashdam_spool":2,"run":"#];
+    let newer = [
+        (PathBuf::from("checkpoint"), versioned),
+        (PathBuf::from("pods"), versioned),
+        (header_of_the_copy(), unversioned),
+    ];
+    for (name, [from, to]) in newer {
         let node = Node::with_pods(&pods());
         node.pipeline("flink", &pipeline(&index, &elastic.url));
         files_of_the_one_that_stays(&node);
         copy(&fixture(), &node.state());
-        let file = node.state().join(newer);
+        // What was never finished is removed, but not where a newer version may want it.
+        fs::write(node.state().join("spool/unfinished.new"), "{").unwrap();
+        let file = node.state().join(&name);
         let state = fs::read_to_string(&file).unwrap();
-        let state = state.replace(r#"{"splashdam_checkpoint":1,"#, r#"{"splashdam_checkpoint":2,"#);
-        fs::write(&file, state).unwrap();
+        assert!(state.starts_with(from), "{state}");
+        fs::write(&file, state.replacen(from, to, 1)).unwrap();
         let before = files(&node.state());
 
         let configuration = node.configuration();
@@ -194,7 +210,7 @@ fn a_state_of_a_newer_format_ends_the_agent_and_is_left_as_it_is() {
                 assert!(ended.stderr.contains(wanted), "{wanted} in {}", ended.stderr);
             }
             assert!(ended.stdout.is_empty(), "no summary: {}", ended.stdout);
-            assert!(files(&node.state()) == before, "{newer}: something was touched");
+            assert!(files(&node.state()) == before, "{}: something was touched", name.display());
         }
         assert!(!index.is_there());
     }

@@ -137,7 +137,7 @@ fn copies_that_were_read_leave_room_for_others() {
         node.start();
         node.scan();
         node.finish();
-        assert!(Spool::new(&node.state()).list().is_empty(), "it was read");
+        assert!(copies(&node).is_empty(), "it was read");
     }
     node.check();
 }
