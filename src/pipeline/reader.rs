@@ -8,11 +8,13 @@
 //! Guarantees: every line is taken exactly once in the order of its lane, unless the reader was told
 //! to go back; a position that is reported as reached has no open record before it; bytes gone
 //! through = acknowledged + in flight + lost ([`Reader::accounts`]). Does not seal batches, wait, or
-//! watch files. [`back`] is how it goes back, [`accounts`] where the bytes are.
+//! watch files. [`back`] is how it goes back, [`accounts`] where the bytes are, [`unwritten`] what a
+//! loss of power leaves.
 
 mod accounts;
 mod back;
 mod long_line;
+mod unwritten;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -144,7 +146,10 @@ pub struct Reader {
     long_line: Option<LongLine>,
     /// The compressed part that was found damaged last.
     damaged: Option<PartId>,
-    /// Compressed bytes that stand behind damage, since they were last taken from here.
+    /// Up to where bytes that were never written are counted as lost.
+    unwritten_to: Position,
+    /// Compressed bytes that stand behind damage, and bytes that were never written, since they were
+    /// last taken from here.
     pub damaged_bytes: u64,
 }
 
@@ -174,6 +179,7 @@ impl Reader {
             sure: false,
             long_line: None,
             damaged: None,
+            unwritten_to: Position::START,
             damaged_bytes: 0,
         }
     }
@@ -425,7 +431,10 @@ impl Reader {
             Some(turn) => Ok(turn),
             None if used > 0 && chunk.len() == CHUNK_BYTES => Ok(Turn::More),
             None if chunk.len() == CHUNK_BYTES => {
-                self.long_line = Some(LongLine::begins_at(base));
+                match unwritten::written_bytes(chunk) {
+                    0 => self.pass_over_unwritten(at(part, base + chunk.len() as u64), desk),
+                    _ => self.long_line = Some(LongLine::begins_at(base, chunk)),
+                }
                 Ok(Turn::More)
             }
             None => self.end_of_part(part, format, rest, desk),
@@ -456,6 +465,9 @@ impl Reader {
         let mut time_text = Vec::new();
         let line = match parse::line(format, raw, frames) {
             Ok(line) => line,
+            Err(_) if unwritten::begins(raw) => {
+                return self.line_behind_unwritten(raw, missing, format, place, desk);
+            }
             Err(why) => {
                 metrics::counter!("splashdam_malformed_lines_total", "cause" => why.as_str())
                     .increment(1);
@@ -514,8 +526,7 @@ impl Reader {
             if let Some(turn) = self.has_no_place(tail.len(), desk) {
                 return Ok(turn);
             }
-            self.raw_line(tail, 0, format, self.cursor..at(part, end), desk);
-            self.count_read(desk);
+            self.tail(tail, 0, format, at(part, end), desk);
         }
         if let Some(turn) = self.has_no_place(0, desk) {
             return Ok(turn);

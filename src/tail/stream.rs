@@ -97,6 +97,19 @@ impl Part {
         }
     }
 
+    /// How long a plain part is now; `None` where that can't be told, also when another file's
+    /// bytes stand behind its handle by now.
+    pub fn length(&self) -> Option<u64> {
+        if self.kind == PartKind::Gzip || self.spooled.is_some() {
+            return self.spooled.as_ref().filter(|copy| !copy.gzip()).map(Spooled::end);
+        }
+        let file = self.file.as_ref()?;
+        let length = file.metadata().ok()?.len();
+        let mut beginning = [0; BEGINNING_BYTES];
+        let read = file::read_at(file, 0, &mut beginning).ok()?;
+        self.beginning.is_of(&beginning[..read]).then_some(length)
+    }
+
     /// Bytes on disk when last looked at; of a compressed part the compressed ones.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes

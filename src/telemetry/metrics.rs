@@ -169,9 +169,9 @@ impl PipelineMetrics {
 pub enum LossCause {
     /// A file was removed before it could be read to its end, while the agent ran or while it did not.
     Gone,
-    /// A file became shorter than what was read of it.
+    /// A file became shorter than what was read or known of it.
     Truncated,
-    /// A compressed part is damaged.
+    /// A compressed part is damaged, or bytes of a file never reached the disk.
     Damaged,
     /// Given up because `held.max_bytes` or `held.max_files` was reached.
     Held,

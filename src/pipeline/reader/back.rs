@@ -1,5 +1,5 @@
 //! Where a reader takes up, and how it goes back: after a restart, when an output has forgotten
-//! batches, when a part is found that it has passed.
+//! batches, when a part is found that it has passed, or one that a loss of power has shortened.
 //!
 //! Going back forgets what is open and reads again from a position at which nothing was open; ids
 //! make the repetition harmless. Cuts stay, so that records end where they ended before.
@@ -33,6 +33,26 @@ impl Reader {
     /// See [`Self::begin_at`]; for as long as nothing else tells where it began.
     pub fn begins_at_ns(&self) -> Option<i64> {
         self.begins_at_ns.filter(|_| self.ledger.acknowledged() == [Position::START; 2])
+    }
+
+    /// `part`, in which it takes up, ends at `end` by now, before the place that was safe: what
+    /// stood between never reached the disk, and the next line will stand at `end`.
+    pub fn end_of_safe_is(&mut self, part: PartId, end: u64) {
+        if self.read_bytes > 0 || !self.ledger.is_settled() {
+            // What it has read is there.
+            return;
+        }
+        let end = at(part, end);
+        let reached = self.ledger.acknowledged();
+        let shorter = reached.map(|at| if at.part == part { at.min(end) } else { at });
+        if shorter == reached {
+            return;
+        }
+        self.ledger = Ledger::new(shorter);
+        self.cuts.retain(|cut| cut.at.part != part || cut.at <= end);
+        self.safe = shorter;
+        self.cursor = shorter[0].min(shorter[1]);
+        self.counted_to = self.cursor;
     }
 
     /// Forgets open records, and the cuts asked for, and goes back to where they began.

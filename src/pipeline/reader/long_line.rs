@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::unwritten::written_bytes;
 use super::{CHUNK_BYTES, Desk, Reader, Turn, at};
 use crate::config::agent::LineFormat;
 use crate::tail::PartId;
@@ -12,12 +13,23 @@ use crate::tail::PartId;
 pub(super) struct LongLine {
     start: u64,
     searched_to: u64,
+    /// Where it ends without the NUL bytes that were seen last.
+    written_to: u64,
 }
 
 impl LongLine {
-    /// The line that begins at `start`, whose end is not in the first chunk.
-    pub(super) fn begins_at(start: u64) -> Self {
-        Self { start, searched_to: start + CHUNK_BYTES as u64 }
+    /// The line that begins at `start` with `chunk`, in which its end is not.
+    pub(super) fn begins_at(start: u64, chunk: &[u8]) -> Self {
+        Self { start, searched_to: start, written_to: start }.and(chunk)
+    }
+
+    /// The same, after `chunk` was searched too.
+    fn and(self, chunk: &[u8]) -> Self {
+        let written_to = match written_bytes(chunk) {
+            0 => self.written_to,
+            written => self.searched_to + written as u64,
+        };
+        Self { searched_to: self.searched_to + chunk.len() as u64, written_to, ..self }
     }
 }
 
@@ -39,7 +51,7 @@ impl Reader {
         let newline = memchr::memchr(b'\n', &chunk[..read]);
         let ends = newline.map(|newline| long.searched_to + newline as u64);
         if ends.is_none() && read > 0 {
-            self.long_line = Some(LongLine { searched_to: long.searched_to + read as u64, ..long });
+            self.long_line = Some(long.and(&chunk[..read]));
             return Ok(Turn::More);
         }
         let end = ends.unwrap_or(long.searched_to);
@@ -60,7 +72,7 @@ impl Reader {
             }
         }
         if ends.is_none() {
-            return self.end_of_long_line(part, format, &raw, length, desk);
+            return self.end_of_long_line(part, format, &raw, long, desk);
         }
         self.long_line = None;
         let place = at(part, long.start)..at(part, end + 1);
@@ -69,20 +81,22 @@ impl Reader {
         Ok(Turn::More)
     }
 
-    /// A long line has no end yet.
+    /// A long line, which begins with `raw`, has no end yet.
     fn end_of_long_line(
         &mut self,
         part: PartId,
         format: LineFormat,
         raw: &[u8],
-        length: u64,
+        long: LongLine,
         desk: &mut Desk<'_>,
     ) -> io::Result<Turn> {
-        let turn = self.is_final(part, self.cursor.offset + length, desk)?;
+        let turn = self.is_final(part, long.searched_to, desk)?;
         if let Turn::More = turn {
-            let place = self.cursor..at(part, self.cursor.offset + length);
             self.long_line = None;
-            self.raw_line(raw, length - raw.len() as u64, format, place, desk);
+            let written = long.written_to - long.start;
+            let kept = raw.len().min(usize::try_from(written).unwrap_or(usize::MAX));
+            let missing = written - kept as u64;
+            self.tail(&raw[..kept], missing, format, at(part, long.searched_to), desk);
             self.leave(part, desk);
         }
         Ok(turn)

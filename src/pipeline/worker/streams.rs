@@ -9,7 +9,7 @@ use crate::config::agent::PodSource;
 use crate::discover::{FileSeen, StreamName};
 use crate::enrich::store::Change as PodChange;
 use crate::pipeline::outlet::StreamKey;
-use crate::pipeline::place::{Ground, Place, StreamState};
+use crate::pipeline::place::{Ground, Place, Reading, StreamState};
 use crate::tail::Position;
 use crate::telemetry::metrics::LossCause;
 use crate::telemetry::throttle;
@@ -120,7 +120,8 @@ impl Worker {
                 continue;
             }
             if self.setup.pipelines.iter().any(|pipeline| pipeline.name == key.pipeline) {
-                self.lost_while_down(&key.stream, entry.lost_bytes(|_| false));
+                let lost = entry.lost_bytes(|_| false);
+                self.lost_while_down(&key.stream, LossCause::Gone, lost);
             }
             changes.push(Change::Remove(key));
         }
@@ -129,14 +130,15 @@ impl Worker {
         }
     }
 
-    fn lost_while_down(&mut self, stream: &str, lost: u64) {
+    fn lost_while_down(&mut self, stream: &str, cause: LossCause, lost: u64) {
         if lost > 0 {
             self.bytes_lost += lost;
-            self.read_metrics.lost(LossCause::Gone, lost);
+            self.read_metrics.lost(cause, lost);
             tracing::error!(
                 stream,
                 bytes = lost,
-                "log files were removed while no agent ran; their bytes are lost"
+                cause = cause.as_str(),
+                "log files were removed or lost their ends while no agent ran; their bytes are lost"
             );
         }
     }
@@ -148,12 +150,23 @@ impl Worker {
             return;
         }
         let StreamState { tail, places, name, .. } = stream;
-        let there = |id| tail.parts().binary_search_by_key(&id, |part| part.id).is_ok();
-        let remembered =
-            places.iter_mut().filter_map(|place| place.reading()?.reader.remembered.take());
-        let lost = remembered.map(|entry| entry.lost_bytes(there)).sum();
+        let find = |id| tail.parts().binary_search_by_key(&id, |part| part.id).ok();
+        let end_of = |id| tail.parts()[find(id)?].length();
+        let (mut gone, mut cut_off) = (0, 0);
+        for place in places {
+            let Some(Reading { reader, .. }) = place.reading() else { continue };
+            let Some(entry) = reader.remembered.take() else { continue };
+            gone += entry.lost_bytes(|id| find(id).is_some());
+            cut_off += entry.cut_off_bytes(end_of);
+            for at in entry.reached {
+                if let Some(end) = end_of(at.part) {
+                    reader.end_of_safe_is(at.part, end);
+                }
+            }
+        }
         let name = name.to_string();
-        self.lost_while_down(&name, lost);
+        self.lost_while_down(&name, LossCause::Gone, gone);
+        self.lost_while_down(&name, LossCause::Truncated, cut_off);
     }
 
     pub(super) fn gone(&mut self, name: &StreamName) {

@@ -736,6 +736,7 @@ fn once_does_not_end_while_another_pipeline_still_waits() {
 mod edges;
 mod model;
 mod pods;
+mod power;
 mod promises;
 
 /// Copies of deleted files that are in the state directory.
