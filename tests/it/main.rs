@@ -21,6 +21,7 @@ mod kubernetes;
 mod layouts;
 mod outputs;
 mod overload;
+mod reboot;
 mod refused;
 mod reload;
 mod shutdown;

@@ -82,6 +82,27 @@ impl Log {
         time
     }
 
+    /// The live file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of all of the pod's files.
+    pub(crate) fn pod_folder(&self) -> &Path {
+        self.path.parent().and_then(Path::parent).expect("pod and container")
+    }
+
+    /// The runtime's clock shows an earlier time from now on.
+    pub(crate) fn set_clock_back(&mut self, hours: i64) {
+        self.now -= hours.hours();
+    }
+
+    /// The runtime opens the live file again and appends to it, whatever became of it.
+    pub(crate) fn reopen(&mut self) {
+        self.file = File::options().append(true).open(&self.path).unwrap();
+        self.size = self.file.metadata().unwrap().len();
+    }
+
     /// Where the next record begins, and the time that it will have.
     pub(crate) fn position(&self) -> (u64, String) {
         (self.size, self.now.to_string())

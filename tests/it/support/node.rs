@@ -81,10 +81,16 @@ impl Node {
     pub(crate) fn with_pods<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Self {
         let node = Self::bare();
         let file = node.path("pods.json");
-        fs::write(&file, serde_json::to_vec(&pods::list(pods)).unwrap()).unwrap();
+        node.set_pods(pods);
         let source = format!("kubernetes:\n  source: file\n  file: {}\n", file.display());
         node.configure(&source);
         node
+    }
+
+    /// Replaces the pods that are known from a file.
+    pub(crate) fn set_pods<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>) {
+        let list = serde_json::to_vec(&pods::list(pods)).unwrap();
+        fs::write(self.path("pods.json"), list).unwrap();
     }
 
     /// The node `name` of the cluster that `kubeconfig` leads to.
@@ -316,6 +322,12 @@ impl Agent {
             !page.is_empty()
                 && !["state lock", "log root", "pods"].iter().any(|one| page.contains(one))
         });
+    }
+
+    /// Bytes of log files that were lost for this cause.
+    pub(crate) fn bytes_lost(&self, cause: &str) -> u64 {
+        let value = self.sample("splashdam_bytes_lost_total", &format!("{{cause=\"{cause}\"}}"));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// The most memory that it has had resident so far.

@@ -65,9 +65,15 @@ impl Road {
         self.shared.traffic().turned_away
     }
 
-    /// What the server says from now on stays on the way, until the connection ends.
+    /// What the server says from now on stays on the way, until [`Self::release_answers`] or the
+    /// end of the connection.
     pub(crate) fn hold_answers(&self) {
         self.shared.traffic().answers_held = true;
+    }
+
+    pub(crate) fn release_answers(&self) {
+        self.shared.traffic().answers_held = false;
+        self.shared.changed.notify_all();
     }
 }
 
