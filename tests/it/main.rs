@@ -16,6 +16,7 @@ mod documents;
 mod fleet;
 mod flink;
 mod follow;
+mod full_disk;
 mod held;
 mod kubernetes;
 mod layouts;

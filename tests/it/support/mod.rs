@@ -14,6 +14,7 @@ pub(crate) mod node;
 pub(crate) mod pods;
 pub(crate) mod road;
 pub(crate) mod server;
+pub(crate) mod small_disk;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::pods::{self, Pod};
+use super::small_disk::SmallDisk;
 use super::{SOON, pause, wait_until};
 
 /// After this a run that was to end by itself is killed and the test fails.
@@ -74,6 +75,8 @@ impl Ended {
 pub(crate) struct Node {
     folder: TempDir,
     kubeconfig: Option<PathBuf>,
+    /// Where the state directory is, if that is a file system of its own.
+    disk: Option<SmallDisk>,
 }
 
 impl Node {
@@ -93,6 +96,17 @@ impl Node {
         fs::write(self.path("pods.json"), list).unwrap();
     }
 
+    /// The state directory becomes a file system of `bytes`.
+    pub(crate) fn with_small_state(mut self, bytes: u64) -> Self {
+        self.disk = Some(SmallDisk::mount(&self.state(), bytes));
+        self
+    }
+
+    /// The file system of the state directory.
+    pub(crate) fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("asked for by `with_small_state`")
+    }
+
     /// The node `name` of the cluster that `kubeconfig` leads to.
     pub(crate) fn in_cluster(name: &str, kubeconfig: &Path) -> Self {
         let mut node = Self::bare();
@@ -103,7 +117,7 @@ impl Node {
 
     fn bare() -> Self {
         let folder = tempfile::Builder::new().prefix("splashdam-it-").tempdir().unwrap();
-        let node = Self { folder, kubeconfig: None };
+        let node = Self { folder, kubeconfig: None, disk: None };
         for name in ["pods", "pipelines", "docker"] {
             fs::create_dir(node.path(name)).unwrap();
         }
@@ -163,9 +177,14 @@ impl Node {
         self.path("agent.yaml")
     }
 
+    /// Where the files of the state directory are to be seen.
+    pub(crate) fn state_files(&self) -> PathBuf {
+        self.disk.as_ref().map_or_else(|| self.state(), SmallDisk::folder)
+    }
+
     /// What the pipeline `flink` keeps because it was refused in every form.
     pub(crate) fn dead_letters(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.state().join("dead-letter/flink.ndjson"));
+        let text = fs::read_to_string(self.state_files().join("dead-letter/flink.ndjson"));
         let text = text.unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -223,7 +242,10 @@ impl Node {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let log = File::options().create(true).append(true).open(self.stderr()).unwrap();
-        let mut command = Command::new(program());
+        let mut command = match &self.disk {
+            Some(disk) => disk.command(&program()),
+            None => Command::new(program()),
+        };
         command.args(arguments).stdin(Stdio::null()).stderr(log);
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
