@@ -184,7 +184,7 @@ fn whole(c: &mut Criterion) {
     let mut group = c.benchmark_group("road");
     for (layout, text) in [("ecs", ECS), ("pattern", PATTERN)] {
         let text = cri(lines(text)).repeat(BODY_BYTES / text.len());
-        let mut road = Road::new(2, &text, DocumentForm::Fluentd, usize::MAX);
+        let mut road = Road::new(2, &text, DocumentForm::Fluentd, 1 << 29);
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(layout, |bencher| {
             bencher.iter(|| {
