@@ -495,6 +495,18 @@ fn a_dead_output_leaves_the_worker_nothing_to_do() {
     assert!(!node.worker().patience(now).is_zero(), "it would spin");
 }
 
+/// Scans whenever the worker asks for it, which soon ends.
+fn scan_when_asked(node: &mut Node) {
+    for _ in 0..20 {
+        let asked = node.rescans.load(Ordering::Relaxed);
+        node.settle(1);
+        if node.rescans.load(Ordering::Relaxed) > asked {
+            node.scan();
+        }
+    }
+    assert!(node.rescans.load(Ordering::Relaxed) <= 3, "the tree is scanned again and again");
+}
+
 #[test]
 fn a_file_that_was_emptied_neither_spins_nor_stops_the_stream() {
     let mut node = Node::new();
@@ -504,14 +516,7 @@ fn a_file_that_was_emptied_neither_spins_nor_stops_the_stream() {
     node.finish();
     fs::write(node.path("0.log"), "").expect("emptied");
     node.scan();
-    for _ in 0..20 {
-        let asked = node.rescans.load(Ordering::Relaxed);
-        node.settle(1);
-        if node.rescans.load(Ordering::Relaxed) > asked {
-            node.scan();
-        }
-    }
-    assert!(node.rescans.load(Ordering::Relaxed) <= 3, "the tree is scanned again and again");
+    scan_when_asked(&mut node);
     node.line("two");
     node.scan();
     node.finish();

@@ -64,14 +64,7 @@ fn a_file_that_is_shorter_than_what_was_safe_is_gone_on_with_at_its_end() {
     node.lose_power(ends[9] + 40, 0);
     node.start();
     node.scan();
-    for _ in 0..20 {
-        let asked = node.rescans.load(Ordering::Relaxed);
-        node.settle(1);
-        if node.rescans.load(Ordering::Relaxed) > asked {
-            node.scan();
-        }
-    }
-    assert!(node.rescans.load(Ordering::Relaxed) <= 3, "the tree is scanned again and again");
+    scan_when_asked(&mut node);
     node.line("behind a line that was torn");
     node.scan();
     node.finish();
