@@ -253,7 +253,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             let mut ids = Ids::default();
             loop {
                 if !self.usual_members(&mut before, &mut ids) {
-                    before = self.member(before, &mut ids)?;
+                    before = Some(self.member(before, &mut ids)?);
                 }
                 end = self.pos;
                 if self.ends_object()? {
@@ -324,9 +324,10 @@ impl<S: Search> Cursor<'_, '_, S> {
         false
     }
 
-    /// A top-level member behind the one with the name `before`; gives the number of its own name.
+    /// A top-level member behind the one with the name `before`; gives the number of its own name,
+    /// [`NOWHERE`] if it has none.
     #[inline(always)]
-    fn member(&mut self, before: Option<u8>, ids: &mut Ids) -> Result<Option<u8>, Reason> {
+    fn member(&mut self, before: Option<u8>, ids: &mut Ids) -> Result<u8, Reason> {
         let text_start = self.pos;
         let rest = self.line.get(text_start..).unwrap_or_default();
         let (id, key_end, meaning, mark) = match self.out.known.guess(before, rest) {
@@ -369,7 +370,7 @@ impl<S: Search> Cursor<'_, '_, S> {
         if meaning == Meaning::Job {
             self.note_job(value_start..self.pos);
         }
-        Ok(id)
+        Ok(id.unwrap_or(NOWHERE))
     }
 
     /// A top-level member's name that was not guessed: its number if it has one, its end, and what

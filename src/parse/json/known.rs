@@ -138,6 +138,8 @@ pub(super) struct KnownNames {
     names: Vec<Known>,
     /// What an object begins with.
     first: Followers,
+    /// What comes behind a name that has no place.
+    behind_unknown: Followers,
     is_full: bool,
 }
 
@@ -147,6 +149,7 @@ impl KnownNames {
         if self.is_full {
             self.names.clear();
             self.first = Followers::default();
+            self.behind_unknown = Followers::default();
             self.is_full = false;
         }
     }
@@ -162,11 +165,14 @@ impl KnownNames {
         self.names.iter_mut().for_each(|known| known.mark = UNMARKED);
     }
 
-    /// The name that `line` goes on with behind the name `before`, or at the beginning.
+    /// The name that `line` goes on with behind the name `before`, or at the beginning if it is
+    /// `None`.
     #[inline(always)]
     pub(super) fn guess(&self, before: Option<Id>, line: &[u8]) -> Option<Guess> {
-        let before = before.and_then(|id| self.names.get(usize::from(id)));
-        let followers = before.map_or(self.first, |known| known.next);
+        let followers = match before {
+            Some(id) => self.names.get(usize::from(id)).map_or(self.behind_unknown, |it| it.next),
+            None => self.first,
+        };
         for id in followers.0 {
             if let Some(known) = self.names.get(usize::from(id))
                 && known.begins(line)
@@ -194,8 +200,11 @@ impl KnownNames {
             }
         };
         let id = Id::try_from(place).ok()?;
-        let before = before.and_then(|id| self.names.get_mut(usize::from(id)));
-        let Followers(next) = before.map_or(&mut self.first, |known| &mut known.next);
+        let Followers(next) = match before.map(|id| self.names.get_mut(usize::from(id))) {
+            Some(Some(known)) => &mut known.next,
+            Some(None) => &mut self.behind_unknown,
+            None => &mut self.first,
+        };
         *next = [id, next[0]];
         Some(id)
     }

@@ -250,6 +250,22 @@ proptest! {
 type Found =
     (Kind, Range<usize>, Vec<(Range<usize>, Range<usize>, ValueType)>, Option<Range<usize>>);
 
+#[test]
+fn what_follows_a_name_too_long_to_be_known_is_no_beginning() {
+    let long = "x".repeat(100);
+    let line = format!(r#"{{"first":1,"{long}":1,"a":1,"{long}y":1,"b":1}}"#);
+    let mut used = Scan::default();
+    let marks = |used: &mut Scan| -> Vec<u8> {
+        assert_eq!(scan(line.as_bytes(), used), Kind::Object);
+        used.members.iter().map(|member| member.mark).collect()
+    };
+    assert_eq!(marks(&mut used), [UNMARKED; 5]);
+    for member in used.members.clone() {
+        used.mark(member, 7);
+    }
+    assert_eq!(marks(&mut used), [7, UNMARKED, 7, UNMARKED, 7], "names are guessed behind it too");
+}
+
 /// What was found in a line, for comparisons.
 fn found(line: &[u8], out: &mut Scan) -> Found {
     let kind = scan(line, out);
