@@ -32,6 +32,7 @@ use crate::document::splice::Scratch;
 use crate::filter::Filters;
 use crate::parse::record::{Joiner, Record};
 use crate::parse::{self, FrameScratch, Lane, Line, time};
+use crate::tail::identity::written_bytes;
 use crate::tail::{self, PartId, Position, Source};
 use crate::telemetry::throttle;
 
@@ -431,7 +432,7 @@ impl Reader {
             Some(turn) => Ok(turn),
             None if used > 0 && chunk.len() == CHUNK_BYTES => Ok(Turn::More),
             None if chunk.len() == CHUNK_BYTES => {
-                match unwritten::written_bytes(chunk) {
+                match written_bytes(chunk) {
                     0 => self.pass_over_unwritten(at(part, base + chunk.len() as u64), desk),
                     _ => self.long_line = Some(LongLine::begins_at(base, chunk)),
                 }

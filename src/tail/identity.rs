@@ -17,19 +17,22 @@ pub const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// The identity of a file that begins with `head`, or `None` while its first line is unfinished.
 ///
 /// `head` is all of the file or its first [`HEAD_BYTES_MAX`] bytes. `ended` says that nothing
-/// will be added, so that an unfinished line counts as the first one.
+/// will be added, so that an unfinished line counts as the first one. It counts without the NUL
+/// bytes at its end: where power was lost, they stand in the place of a line feed that was read.
 ///
 /// A part whose first line has no time is named only once there is a complete one that has: a
 /// name that depended on how much was there to see would change.
 pub fn identify(head: &[u8], ended: bool) -> Option<PartId> {
     let whole = head.len() >= HEAD_BYTES_MAX;
     let head = &head[..head.len().min(HEAD_BYTES_MAX)];
-    let end = match memchr::memrchr(b'\n', head) {
-        _ if whole || (ended && !head.is_empty()) => head.len(),
-        Some(end) => end,
+    let complete = match memchr::memrchr(b'\n', head) {
+        _ if whole || (ended && !head.is_empty()) => match written_bytes(head) {
+            0 => head,
+            written => &head[..written],
+        },
+        Some(end) => &head[..end],
         None => return None,
     };
-    let complete = &head[..end];
     let first_time_ns = match first_time(complete) {
         Some(time_ns) => time_ns,
         None if whole || ended => 0,
@@ -39,6 +42,11 @@ pub fn identify(head: &[u8], ended: bool) -> Option<PartId> {
     let digest = Sha256::digest(first);
     let hash = u64::from_be_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"));
     Some(PartId::born(first_time_ns, hash))
+}
+
+/// How much of `bytes` is left without the NUL bytes at its end.
+pub fn written_bytes(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// The framing of a file that begins with `head`.
@@ -99,6 +107,25 @@ mod tests {
         let grown = format!("torn\n{LINE}\n{LINE}\n");
         assert_eq!(identify(grown.as_bytes(), true), Some(born));
         assert_eq!(identify(b"torn\n", true).map(|id| id.first_time_ns), Some(0));
+    }
+
+    #[test]
+    fn a_first_line_whose_end_never_reached_the_disk_names_the_same_part() {
+        let docker = r#"{"log":"hello\n","stream":"stdout","time":"2026-11-23T21:06:08.7Z"}"#;
+        for line in [LINE, docker] {
+            let born = identify(format!("{line}\n").as_bytes(), false).expect("complete");
+            for nuls in [1, 5000, 2 * HEAD_BYTES_MAX] {
+                let mut head = [line.as_bytes(), &vec![0; nuls]].concat();
+                assert_eq!(identify(&head, true), Some(born), "{nuls} NUL bytes");
+                head[line.len()] = b'\n';
+                assert_eq!(identify(&head, true), Some(born), "{nuls} NUL bytes behind it");
+            }
+        }
+        let within = format!("{LINE}\0\n");
+        let born = identify(within.as_bytes(), false);
+        assert_ne!(born, identify(format!("{LINE}\n").as_bytes(), false));
+        assert_eq!(born, identify(within.as_bytes(), true));
+        assert_ne!(identify(&[0; 1], true), identify(&[0; 2], true));
     }
 
     #[test]

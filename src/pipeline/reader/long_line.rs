@@ -3,10 +3,10 @@
 
 use std::io;
 
-use super::unwritten::written_bytes;
 use super::{CHUNK_BYTES, Desk, Reader, Turn, at};
 use crate::config::agent::LineFormat;
 use crate::tail::PartId;
+use crate::tail::identity::written_bytes;
 
 /// A raw line too long for any buffer, whose end is being looked for.
 #[derive(Debug, Clone, Copy)]

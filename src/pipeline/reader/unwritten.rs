@@ -15,16 +15,12 @@ use std::ops::Range;
 use super::{Desk, Reader, at};
 use crate::config::agent::LineFormat;
 use crate::tail::Position;
+use crate::tail::identity::written_bytes;
 use crate::telemetry::throttle;
 
 /// Whether `raw` begins with what was never written.
 pub(super) fn begins(raw: &[u8]) -> bool {
     raw.first() == Some(&0)
-}
-
-/// How much of `bytes` is left without the NUL bytes at its end.
-pub(super) fn written_bytes(bytes: &[u8]) -> usize {
-    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 impl Reader {

@@ -249,7 +249,7 @@ proptest! {
         let cut = cut.index(text.len() + 1);
         let first = text.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
         // Without its first line it is another part.
-        let is_other = cut < first && (nuls > 0 || cut + 1 < first);
+        let is_other = cut + 1 < first;
         let cut = cut as u64;
         node.lose_power(cut, nuls);
         node.raw("1.log", "stdout F", "the next run");
