@@ -58,17 +58,12 @@ pub struct Entry {
 impl Entry {
     /// Bytes that were not safe and stood in parts that are not `there`, as far as was known.
     pub fn lost_bytes(&self, there: impl Fn(PartId) -> bool) -> u64 {
-        self.lost(|part| if there(part) { None } else { Some(0) })
+        self.cut_off_bytes(|part| if there(part) { None } else { Some(0) })
     }
 
-    /// Bytes that were not safe and stood behind the end that a part has now, as far as that is
-    /// known: only a loss of power makes a log file shorter while no agent runs.
+    /// Bytes that were not safe and stood behind the end that a part has now, where `end_of` knows
+    /// one: only a loss of power makes a log file shorter while no agent runs.
     pub fn cut_off_bytes(&self, end_of: impl Fn(PartId) -> Option<u64>) -> u64 {
-        self.lost(end_of)
-    }
-
-    /// Bytes that were not safe and stood behind the end of a part that has one.
-    fn lost(&self, end_of: impl Fn(PartId) -> Option<u64>) -> u64 {
         let from = self.reached[0].min(self.reached[1]);
         let behind = |(part, size): &(PartId, u64)| {
             let safe = if *part == from.part { from.offset } else { 0 };

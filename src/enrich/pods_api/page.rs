@@ -24,14 +24,18 @@ impl<K: Resource<DynamicType: Default> + DeserializeOwned> Page<K> {
         let text = client.request_text(request).await?;
         let Answer { metadata, items } =
             serde_json::from_str::<Answer<K>>(&text).map_err(Error::SerdeError)?;
-        let known = |text: Option<String>| text.filter(|text| !text.is_empty());
         let items = items.unwrap_or_default().into_iter();
         Ok(Self {
             items: items.map(|Item(item)| item.map_err(Error::SerdeError)).collect(),
-            version: known(metadata.resource_version),
-            next: known(metadata.continue_),
+            version: metadata.resource_version.and_then(known),
+            next: metadata.continue_.and_then(known),
         })
     }
+}
+
+/// What a server leaves empty it doesn't say: a version that is empty would mean any.
+pub(super) fn known(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 #[derive(Deserialize)]

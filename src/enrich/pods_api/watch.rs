@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::link::Link;
-use super::page::Page;
+use super::page::{Page, known};
 use super::trouble::{Begin, Phase, Trouble, Wait, is_unreadable};
 use crate::enrich::state::Event;
 use crate::enrich::throttle::Throttle;
@@ -174,9 +174,6 @@ impl Watch {
             let wait = self.wait(course.phase);
             let until = wait.map_or(complete_by, |wait| Instant::now() + wait);
             match (timeout_at(until, events.next()).await, wait) {
-                (Ok(Some(Ok(WatchEvent::Error(status)))), _) => {
-                    return Err(Trouble::Events(kube::Error::Api(status)));
-                }
                 (Ok(Some(Ok(event))), _) => self.take(event, course, trim, apply)?,
                 (Ok(Some(Err(error))), _) if is_unreadable(&error) => self.leave_out(error),
                 (Ok(Some(Err(error))), _) => return Err(Trouble::Events(error)),
@@ -373,11 +370,6 @@ impl Watch {
             ..ListParams::default()
         }
     }
-}
-
-/// A version, where the server says one. An empty one would mean any, and hide what went.
-fn known(version: String) -> Option<String> {
-    Some(version).filter(|version| !version.is_empty())
 }
 
 pub(super) fn backoff() -> ExponentialBackoff {
