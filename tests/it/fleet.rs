@@ -15,7 +15,7 @@ use crate::support::node::{Agent, Node};
 use crate::support::pods::Pod;
 use crate::support::road::Road;
 use crate::support::server::ApiServer;
-use crate::support::{SOON, unique, wait_until};
+use crate::support::{AFTER_A_PAUSE, SOON, unique, wait_until};
 
 const NODES: usize = 4;
 
@@ -100,7 +100,7 @@ fn names(cluster: &Cluster) -> Vec<String> {
 fn wait_indexed(index: &Index<'_>, tasks: &[&[Task]]) {
     let written: usize = tasks.iter().copied().flatten().map(|task| task.written).sum();
     let written = u64::try_from(written).unwrap();
-    wait_until(SOON, "every line is indexed", || index.count() >= written);
+    wait_until(AFTER_A_PAUSE, "every line is indexed", || index.count() >= written);
 }
 
 /// Changes the label of every pod; once this has returned, every agent has seen it.
@@ -108,7 +108,7 @@ fn relabel(cluster: &Cluster, index: &Index<'_>, tasks: &mut [Task]) {
     for task in &mut *tasks {
         cluster.set_label(&task.pod, "stage", "two");
     }
-    wait_until(SOON, "every agent has seen the new label", || {
+    wait_until(AFTER_A_PAUSE, "every agent has seen the new label", || {
         tasks.iter_mut().fold(true, |all, task| {
             let seen = task.found(index, "two") > 0;
             if !seen {
@@ -264,7 +264,7 @@ fn agents_outlive_servers_tokens_and_what_their_watches_would_have_told() {
     tasks.iter_mut().for_each(|task| task.write(20, "one"));
     wait_indexed(&index, &[&tasks]);
     server.start_again();
-    members.iter_mut().for_each(|member| member.agent.wait_ready());
+    members.iter_mut().for_each(|member| member.agent.wait_ready_again());
     relabel(&cluster, &index, &mut tasks);
 
     // Jobs are deployed again while three agents of four can't see it, and the server forgets.
@@ -283,7 +283,7 @@ fn agents_outlive_servers_tokens_and_what_their_watches_would_have_told() {
     assert!(cluster.has_expired(&before), "a watch would not have to begin anew");
     roads.iter().for_each(Road::open);
     wait_indexed(&index, &[&old, &tasks]);
-    members.iter_mut().for_each(|member| member.agent.wait_ready());
+    members.iter_mut().for_each(|member| member.agent.wait_ready_again());
     relabel(&cluster, &index, &mut tasks);
     tasks.iter_mut().for_each(|task| task.write(20, "two"));
     old.append(&mut tasks);

@@ -19,7 +19,7 @@ use crate::support::kube::Cluster;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
 use crate::support::road::Road;
-use crate::support::{SOON, wait_until};
+use crate::support::{AFTER_A_PAUSE, SOON, wait_until};
 
 /// Lines of the pod that stays: before the state was saved, and after.
 const BEFORE: usize = 120;
@@ -315,7 +315,7 @@ fn an_agent_may_be_there_before_the_api_server() {
     assert_eq!(index.count(), 0, "nothing is shipped without the pod's facts");
 
     road.open();
-    agent.wait_ready();
+    agent.wait_ready_again();
     wait_until(SOON, "all lines are indexed", || index.count() == 50);
     assert_eq!(agent.terminate(), Some(0));
     for document in index.documents() {
@@ -359,7 +359,7 @@ fn an_unknown_pod_is_not_given_up_while_the_api_server_is_away() {
     assert_eq!(index.count(), 0, "its pod may be known to the API server");
 
     road.open();
-    wait_until(SOON, "all lines are indexed", || index.count() == 50);
+    wait_until(AFTER_A_PAUSE, "all lines are indexed", || index.count() == 50);
     for document in index.documents() {
         assert_eq!(text(&document.source, "kubernetes.labels.app").as_deref(), Some("orders"));
     }

@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 /// How long a test waits for something that takes a moment on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// How long a test waits for what an agent does after it had lost its API server: it pauses for up
+/// to a minute after trouble, so that it may come just before the server is there again.
+pub(crate) const AFTER_A_PAUSE: Duration = Duration::from_secs(150);
+
 /// Blocks until `condition` holds; fails with `what` once `deadline` has passed.
 pub(crate) fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::pods::{self, Pod};
 use super::small_disk::SmallDisk;
-use super::{SOON, pause, wait_until};
+use super::{AFTER_A_PAUSE, SOON, pause, wait_until};
 
 /// After this a run that was to end by itself is killed and the test fails.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -330,7 +330,16 @@ impl Agent {
     }
 
     pub(crate) fn wait_ready(&mut self) {
-        wait_until(SOON, "the agent is ready", || {
+        self.wait_ready_for(SOON);
+    }
+
+    /// The same, of an agent that had lost its API server.
+    pub(crate) fn wait_ready_again(&mut self) {
+        self.wait_ready_for(AFTER_A_PAUSE);
+    }
+
+    fn wait_ready_for(&mut self, deadline: Duration) {
+        wait_until(deadline, "the agent is ready", || {
             assert!(self.is_running(), "the agent has ended: {}", self.stderr());
             self.is_ready()
         });
