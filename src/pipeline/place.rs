@@ -339,7 +339,7 @@ impl StreamState {
         parts
             .map(|part| {
                 let from = if part.id == position.part { position.offset } else { 0 };
-                part.end().unwrap_or(0).saturating_sub(from)
+                part.end_or_told().unwrap_or(0).saturating_sub(from)
             })
             .sum()
     }
@@ -350,7 +350,7 @@ impl StreamState {
         let from = reached[0].min(reached[1]).part;
         let sized = |part: &tail::Part| -> (PartId, u64) {
             let done = reader.left(part.id).filter(|_| part.id < from);
-            (part.id, done.or_else(|| part.end()).unwrap_or(0))
+            (part.id, done.or_else(|| part.end_or_told()).unwrap_or(0))
         };
         let mut cuts = reader.cuts.clone();
         cuts.extend(reader.asked.iter().flat_map(|asked| asked.cuts.iter().copied()));

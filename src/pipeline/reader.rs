@@ -266,26 +266,21 @@ impl Reader {
 
     /// Reads and takes what one chunk holds.
     pub fn turn(&mut self, desk: &mut Desk<'_>) -> Turn {
-        let unpacks = self.unpacks();
         let stepped = self.step(desk);
         self.sure = matches!(stepped, Ok(Turn::More));
-        match stepped {
-            Ok(Turn::End) => {
-                if self.unpacks() {
-                    // Others wait for a decompressor.
-                    self.source = None;
-                }
-                Turn::End
-            }
+        let turn = match stepped {
             Ok(turn) => turn,
-            Err(error) if unpacks && error.kind() != io::ErrorKind::NotFound => {
-                self.give_up_part(&error, desk)
-            }
+            Err(error) if self.unpacks() && is_damage(&error) => self.give_up_part(&error, desk),
             Err(error) => {
                 self.source = None;
                 failed(desk, &error)
             }
+        };
+        if turn == Turn::End && self.unpacks() {
+            // Others wait for a decompressor.
+            self.source = None;
         }
+        turn
     }
 
     /// Goes on behind a compressed part that is damaged: all that stands before the damage was
@@ -577,6 +572,12 @@ impl Reader {
         }
         Turn::End
     }
+}
+
+/// Whether `error` says what a compressed file is, and not that it could not be read just then.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
 /// Where in `buffer` to put what stands at `offset` of a file, so that both lie alike in their

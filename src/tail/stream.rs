@@ -74,6 +74,8 @@ pub struct Part {
     disk_bytes: u64,
     /// Bytes of a compressed part, once it has been read to its end.
     pub unpacked_bytes: Option<u64>,
+    /// Bytes that a compressed part says it has.
+    told_bytes: Option<u64>,
     /// No file of this identity is left in the directory.
     pub unlinked: bool,
     /// Its file was cut off or written anew: what it was is not in it any more.
@@ -97,6 +99,12 @@ impl Part {
         }
     }
 
+    /// The same, or where a compressed part that was not read yet says that it ends: good enough to
+    /// count by, for its last member says so of itself alone, modulo 2^32, and may be damaged.
+    pub fn end_or_told(&self) -> Option<u64> {
+        self.end().or(self.told_bytes)
+    }
+
     /// How long a plain part is now; `None` where that can't be told, also when another file's
     /// bytes stand behind its handle by now.
     pub fn length(&self) -> Option<u64> {
@@ -113,12 +121,6 @@ impl Part {
     /// Bytes on disk when last looked at; of a compressed part the compressed ones.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes
-    }
-
-    /// How long a compressed part says that it is, uncompressed: its last member does, modulo 2^32.
-    pub fn length_told(&self) -> Option<u64> {
-        let file = self.file.as_deref().filter(|_| self.kind == PartKind::Gzip)?;
-        super::source::last_uncompressed_bytes(file).ok().map(u64::from)
     }
 
     /// Whether a handle is held.
@@ -217,6 +219,7 @@ impl Part {
             modified_ns: 0,
             disk_bytes: spooled.end(),
             unpacked_bytes: None,
+            told_bytes: told_bytes(kind, &spooled.file(), spooled.end()),
             unlinked: true,
             truncated: false,
             scans_since: 0,
@@ -513,6 +516,7 @@ impl Stream {
                 part.kind = PartKind::Rotated;
                 return;
             }
+            part.told_bytes = told_bytes(seen.kind, &file, seen.size);
             if !part.is(seen) {
                 part.file = Some(file);
             }
@@ -530,6 +534,7 @@ impl Stream {
             modified_ns: 0,
             disk_bytes: 0,
             unpacked_bytes: None,
+            told_bytes: told_bytes(seen.kind, &file, seen.size),
             unlinked: false,
             truncated: false,
             scans_since: 0,
@@ -580,6 +585,16 @@ impl Stream {
             part.file = None;
         }
     }
+}
+
+/// How long a compressed file of `disk_bytes` says that it is, where that can be: deflate makes at most
+/// 1,032 bytes of one. Source: zlib's technical details, "Maximum Compression Factor".
+fn told_bytes(kind: PartKind, file: &File, disk_bytes: u64) -> Option<u64> {
+    let told = match kind {
+        PartKind::Gzip => super::source::last_uncompressed_bytes(file).ok().map(u64::from),
+        PartKind::Live | PartKind::Rotated => None,
+    };
+    told.filter(|told| *told <= disk_bytes.saturating_mul(1032))
 }
 
 /// Opens a file that was listed, with what names it; `None` when it is not there, or another file

@@ -214,7 +214,7 @@ impl Worker {
         let stream = self.streams.get_mut(&key).expect("known");
         let given_up = stream.is_undecided();
         for part in stream.tail.release(stream.needed_from()) {
-            let whole = part.end().unwrap_or(0);
+            let whole = part.end_or_told().unwrap_or(0);
             let lost = stream.lose(part.id, whole);
             if lost > 0 {
                 let cause = if part.truncated { LossCause::Truncated } else { LossCause::Gone };

@@ -24,6 +24,7 @@ use crate::pipeline::batch::{Batch, Outcome, Told};
 use crate::pipeline::inbox::Pipelines;
 use crate::pipeline::outlet::IN_FLIGHT_MAX;
 use crate::pipeline::place::Place;
+use crate::pipeline::reader::CHUNK_BYTES;
 use crate::tail::file::modified_ns;
 
 const PIPELINE: &str = "pipeline: p
@@ -119,6 +120,15 @@ impl Node {
         }
     }
 
+    /// Lets batches be so large that a turn ends with what it has read.
+    fn batch_at_leisure(&mut self) {
+        for pipeline in &mut self.pipelines {
+            let mut changed = Pipeline::clone(pipeline);
+            changed.output.batch.size_bytes = 16 << 20;
+            *pipeline = Arc::new(changed);
+        }
+    }
+
     // What happens on the node.
 
     /// Writes one line to the live file of run 0; `text` must be unique.
@@ -155,6 +165,13 @@ impl Node {
         let packed = encoder.finish().expect("in memory");
         fs::write(self.path(&format!("{name}.gz")), packed).expect("written");
         fs::remove_file(self.path(name)).expect("removed");
+    }
+
+    /// Leaves one over `parts` of a compressed file.
+    fn cut_gzip(&self, name: &str, parts: usize) {
+        let path = self.path(&format!("{name}.gz"));
+        let packed = fs::read(&path).expect("read");
+        fs::write(&path, &packed[..packed.len() / parts]).expect("cut");
     }
 
     // What the agent is told.
@@ -289,6 +306,16 @@ impl Node {
             self.tell(Event::Listing { name, files, later_restart: Some(restart) < latest });
         }
         self.tell(Event::Scanned { complete: true });
+    }
+
+    /// Lets the worker hear of all and save what it knows, and read nothing.
+    fn take_in_without_reading(&mut self) {
+        self.now += Duration::from_secs(2);
+        let now = self.now;
+        let worker = self.worker();
+        let news = worker.setup.inbox.take(Duration::ZERO, Command::Run);
+        worker.take_in(news);
+        worker.pass_time(now);
     }
 
     /// Lets `seconds` pass and the worker do all that it can do without an answer.
@@ -525,24 +552,102 @@ fn a_file_that_was_emptied_neither_spins_nor_stops_the_stream() {
 
 #[test]
 fn what_stands_behind_damage_is_a_counted_loss() {
-    let mut node = Node::new();
-    for n in 0..400 {
-        node.line(&format!("{{\"message\":\"line {n}\"}}"));
-        node.written.remove(&format!("{{\"message\":\"line {n}\"}}"));
+    for at_leisure in [false, true] {
+        let mut node = Node::new();
+        if at_leisure {
+            node.batch_at_leisure();
+        }
+        for n in 0..400 {
+            node.line(&format!("{{\"message\":\"line {n}\"}}"));
+            node.written.remove(&format!("{{\"message\":\"line {n}\"}}"));
+        }
+        node.rotate("20261123-210700");
+        node.gzip("0.log.20261123-210700");
+        node.cut_gzip("0.log.20261123-210700", 2);
+        node.line("behind");
+        node.start();
+        node.scan();
+        node.finish();
+        let read = node.index.len();
+        assert!(
+            (2..400).contains(&read),
+            "what comes before the damage, and the next part: {read}"
+        );
+        assert!(node.index.values().any(|lines| lines == &["behind"]));
+        assert!(node.worker().bytes_lost > 0);
     }
-    node.rotate("20261123-210700");
-    node.gzip("0.log.20261123-210700");
-    let path = node.path("0.log.20261123-210700.gz");
-    let packed = fs::read(&path).expect("read");
-    fs::write(&path, &packed[..packed.len() / 2]).expect("cut");
-    node.line("behind");
+}
+
+#[test]
+fn damage_before_the_place_that_is_gone_on_from_stops_nothing() {
+    for at_leisure in [false, true] {
+        let mut node = Node::new();
+        if at_leisure {
+            node.batch_at_leisure();
+        }
+        node.start();
+        (0..200).for_each(|n| node.line(&format!("safe {n}")));
+        node.scan();
+        node.finish();
+        node.crash(0);
+        for n in 0..200 {
+            node.line(&format!("unsafe {n}"));
+            node.written.remove(&format!("unsafe {n}"));
+        }
+        node.rotate("20261123-210700");
+        node.gzip("0.log.20261123-210700");
+        node.cut_gzip("0.log.20261123-210700", 10);
+        node.line("behind");
+        node.start();
+        node.scan();
+        node.finish();
+        assert!(node.worker().bytes_lost > 0);
+        node.check();
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_decompressor_gets_one() {
+    // So many that each has one.
+    let others = (1..DECODERS_MAX).map(|n| {
+        let named = PIPELINE.replace("pipeline: p\n", &format!("pipeline: p{n}\n"));
+        named.replace("select: {}", &format!("select: {{namespaces: [n{n}]}}"))
+    });
+    let pipelines: Vec<String> = std::iter::once(PIPELINE.to_owned()).chain(others).collect();
+    let mut node = Node::with(&pipelines.iter().map(String::as_str).collect::<Vec<_>>());
+    node.batch_at_leisure();
+    // The first holds it for several turns, the others are done with it at once.
+    for (run, length) in [2 * CHUNK_BYTES, 1, 1, 1].into_iter().enumerate() {
+        let name = format!("{run}.log.20261123-210700");
+        node.raw(&name, "stdout F", &format!("{run} {}", "x".repeat(length)));
+        node.gzip(&name);
+    }
     node.start();
     node.scan();
     node.finish();
-    let read = node.index.len();
-    assert!((2..400).contains(&read), "what comes before the damage, and the next part: {read}");
-    assert!(node.index.values().any(|lines| lines == &["behind"]));
-    assert!(node.worker().bytes_lost > 0);
+    assert!(node.worker().unpacking.is_empty());
+    node.check();
+}
+
+#[test]
+fn a_compressed_part_that_went_while_no_agent_ran_is_a_counted_loss() {
+    let mut node = Node::new();
+    node.line("first part");
+    node.rotate("20261123-210700");
+    let gone = node.path("0.log.20261123-210700").metadata().expect("there").len();
+    node.gzip("0.log.20261123-210700");
+    node.line("second part");
+    node.start();
+    node.scan();
+    node.take_in_without_reading();
+    node.crash(0);
+    fs::remove_file(node.path("0.log.20261123-210700.gz")).expect("removed");
+    node.start();
+    node.scan();
+    node.finish();
+    assert_eq!(node.worker().bytes_lost, gone);
+    node.written.remove("first part");
+    node.check();
 }
 
 #[test]

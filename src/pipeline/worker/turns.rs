@@ -82,11 +82,11 @@ impl Worker {
         self.follow(key, turn);
     }
 
-    /// A reader holds no decompressor any more, if it held one.
+    /// A reader holds no decompressor: any more, or it was handed one and was done with it in the same
+    /// turn, or took none.
     pub(super) fn give_back_decoder(&mut self, key: ReaderKey) {
-        if self.unpackers.remove(&key) {
-            self.hand_on_decoders();
-        }
+        self.unpackers.remove(&key);
+        self.hand_on_decoders();
     }
 
     /// How many more decompressors readers of `pipeline` may hold. Each pipeline has a share of its

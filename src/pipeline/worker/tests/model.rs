@@ -106,8 +106,11 @@ struct Story {
 }
 
 impl Story {
-    fn new(clock: Clock) -> Self {
+    fn new(clock: Clock, at_leisure: bool) -> Self {
         let mut node = Node::new();
+        if at_leisure {
+            node.batch_at_leisure();
+        }
         node.start();
         Self {
             node,
@@ -383,8 +386,8 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-fn tell(clock: Clock, steps: &[Step]) {
-    let mut story = Story::new(clock);
+fn tell(clock: Clock, at_leisure: bool, steps: &[Step]) {
+    let mut story = Story::new(clock, at_leisure);
     for step in steps {
         story.step(step);
     }
@@ -399,15 +402,16 @@ fn cases() -> ProptestConfig {
 proptest! {
     #![proptest_config(cases())]
 
-    /// Whatever happens in whatever order: every line is in the index once.
+    /// Whatever happens in whatever order, and whether batches are filled in a turn or after many: every
+    /// line is in the index once.
     #[test]
-    fn every_line_is_indexed_once(steps in prop::collection::vec(step(), 1..60)) {
-        tell(Clock::Stands, &steps);
+    fn every_line_is_indexed_once(steps in prop::collection::vec(step(), 1..60), at_leisure: bool) {
+        tell(Clock::Stands, at_leisure, &steps);
     }
 
     /// Also with a state directory that is older than the files.
     #[test]
-    fn every_line_is_indexed_once_from_an_older_state(steps in prop::collection::vec(step(), 1..60)) {
-        tell(Clock::GoesOn, &steps);
+    fn every_line_is_indexed_once_from_an_older_state(steps in prop::collection::vec(step(), 1..60), at_leisure: bool) {
+        tell(Clock::GoesOn, at_leisure, &steps);
     }
 }
