@@ -44,6 +44,9 @@ impl Reader {
 
     /// Takes the last line of a part, which has no line feed and goes from the cursor to `end`.
     /// `missing` of its bytes were left out, after which nothing was ever written.
+    ///
+    /// Its record ends behind the line feed that it lacks: where only that was lost with the power,
+    /// the line may have been indexed before, under the id of the whole line.
     pub(super) fn tail(
         &mut self,
         raw: &[u8],
@@ -57,9 +60,10 @@ impl Reader {
             _ => raw.len(),
         };
         if written > 0 {
-            let length = written as u64 + missing;
-            let place = self.cursor..at(end.part, self.cursor.offset + length);
+            let behind = self.cursor.offset + written as u64 + missing;
+            let place = self.cursor..at(end.part, behind + 1);
             self.raw_line(&raw[..written], missing, format, place, desk);
+            self.cursor = at(end.part, behind);
         }
         self.count_read(desk);
         if self.cursor < end {

@@ -146,7 +146,8 @@ impl Worker {
     /// Compares the parts that the checkpoint remembers with those that are there.
     fn compare(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
-        if !stream.tail.is_complete() {
+        // A file that may still get a name may be a part that is remembered.
+        if !stream.tail.is_complete() || stream.unborn && !stream.has_ended() {
             return;
         }
         let StreamState { tail, places, name, .. } = stream;

@@ -2,13 +2,17 @@
 //! is shorter than what was read of it, ends within a line, or in NUL bytes.
 
 use super::*;
-use crate::pipeline::reader::CHUNK_BYTES;
 
 impl Node {
     /// What was not written back when the power went: all from `from` on is gone, and `nuls` NUL
     /// bytes stand there.
     fn lose_power(&mut self, from: u64, nuls: usize) {
-        self.crash(0);
+        self.lose_power_after(0, from, nuls);
+    }
+
+    /// The same, once so many requests had arrived without an answer.
+    fn lose_power_after(&mut self, arrived: usize, from: u64, nuls: usize) {
+        self.crash(arrived);
         let path = self.path("0.log");
         let file = OpenOptions::new().write(true).open(&path).expect("opened");
         file.set_len(from).expect("cut off");
@@ -198,6 +202,53 @@ fn a_torn_line_is_shipped_without_what_was_never_written() {
 }
 
 #[test]
+fn a_line_that_lost_its_line_feed_is_the_same_document() {
+    for nuls in [0, 1, 5000] {
+        for line in [0, 2] {
+            let mut node = Node::new();
+            node.start();
+            // The last one waits for another.
+            let ends = node.count_from(0, 4);
+            node.scan();
+            node.settle(2);
+            node.lose_power_after(usize::MAX, ends[line] - 1, nuls);
+            node.lost(3..4);
+            node.raw("1.log", "stdout F", "the next run");
+            node.go_on();
+            node.check();
+            assert_eq!(node.duplicates, line + 1);
+        }
+    }
+}
+
+#[test]
+fn a_part_that_is_named_late_is_compared_late() {
+    for (nuls, safe) in [(0, true), (1, true), (0, false), (1, false)] {
+        let mut node = Node::new();
+        node.once = true;
+        node.start();
+        let ends = node.count_from(0, 1);
+        node.scan();
+        if safe {
+            node.finish();
+        } else {
+            node.settle(2);
+        }
+        node.lose_power(ends[0] - 1, nuls);
+        node.start();
+        node.scan();
+        node.settle(2);
+        node.raw("1.log", "stdout F", "the next run");
+        node.scan();
+        node.finish();
+        assert!(node.worker().is_done());
+        let lost = if safe { 0 } else { 1 };
+        assert_eq!(node.worker().bytes_lost, lost, "{nuls} NUL bytes, safe: {safe}");
+        node.check();
+    }
+}
+
+#[test]
 fn a_line_behind_a_torn_one_is_in_its_document() {
     let mut node = Node::new();
     node.start();
@@ -229,6 +280,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         nuls in prop_oneof![Just(0_usize), 1_usize..100, 1_usize..3 * CHUNK_BYTES],
         json: bool,
+        arrived in prop_oneof![Just(0), Just(1), Just(usize::MAX)],
     ) {
         let mut node = Node::new();
         node.start();
@@ -251,9 +303,10 @@ proptest! {
         // Without its first line it is another part.
         let is_other = cut + 1 < first;
         let cut = cut as u64;
-        node.lose_power(cut, nuls);
+        node.lose_power_after(arrived, cut, nuls);
         node.raw("1.log", "stdout F", "the next run");
-        let whole = ends.iter().filter(|end| **end <= cut).count().max(safe);
+        // The line feed need not be there.
+        let whole = ends.iter().filter(|end| **end <= cut + 1).count().max(safe);
         node.lost(whole..safe + more);
         node.go_on();
         let lost = node.worker().bytes_lost;
