@@ -3,6 +3,8 @@
 //! Every byte is counted once when it is gone through; those that are to be gone through again are
 //! taken back first. What can't be had any more counts as gone through and lost.
 
+use std::cmp::Ordering;
+
 use super::{Desk, Reader};
 use crate::checkpoint::Progress;
 use crate::tail::PartId;
@@ -36,17 +38,18 @@ impl Reader {
     /// were not read.
     pub fn lose(&mut self, part: PartId, end: u64) -> u64 {
         let from = match self.cursor.part.cmp(&part) {
-            std::cmp::Ordering::Greater => return 0,
-            std::cmp::Ordering::Equal => self.cursor.offset,
-            std::cmp::Ordering::Less => 0,
+            Ordering::Greater => return 0,
+            Ordering::Equal => {
+                // Its handle is not held any longer.
+                self.source = None;
+                self.long_line = None;
+                // What was read of it is lost too if it is to be read again.
+                self.left.insert(part, self.cursor.offset);
+                self.cursor.offset
+            }
+            // Nothing is kept of it: in a long outage there is no end of such parts.
+            Ordering::Less => 0,
         };
-        if self.cursor.part == part {
-            // Its handle is not held any longer.
-            self.source = None;
-            self.long_line = None;
-        }
-        // What was read of it is lost too if it is to be read again.
-        self.left.insert(part, from);
         let lost = end.saturating_sub(from);
         self.note_lost(lost);
         lost

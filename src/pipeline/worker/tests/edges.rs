@@ -2,6 +2,7 @@
 //! and what is in flight.
 
 use super::*;
+use crate::tail::PartId;
 
 /// A record that waits for its next line, and a cut for it that is on its way to the disk.
 fn asks_for_a_cut(node: &mut Node) {
@@ -232,6 +233,42 @@ fn what_was_given_up_unread_is_counted_once() {
     node.scan();
     node.finish();
     assert_eq!(unread + node.worker().bytes_lost, bytes);
+}
+
+#[test]
+fn parts_that_are_given_up_unread_leave_nothing_behind_but_their_count() {
+    let mut node = Node::new();
+    Arc::get_mut(&mut node.agent).expect("nobody else has it").held.max_files = 0;
+    node.start();
+    node.line("{\"message\":\"the first\"}");
+    assert!(node.written.remove("{\"message\":\"the first\"}"));
+    node.written.insert("the first".to_owned());
+    node.scan();
+    node.settle(2);
+    // Its probe is never answered.
+    node.die(0);
+    let mut bytes = 0;
+    node.rotate("20261123-210600");
+    for n in 0..200 {
+        node.line(&format!("line {n:03} of a part that is given up"));
+        node.rotate(STAMP);
+        let part = node.path(&format!("0.log.{STAMP}"));
+        bytes += part.metadata().expect("there").len();
+        node.scan();
+        node.settle(0);
+        fs::remove_file(part).expect("removed");
+        node.scan();
+        node.settle(2);
+    }
+    let stream = node.worker().streams.values_mut().next().expect("listed");
+    let reader = &stream.places[0].reading().expect("read").reader;
+    assert!(reader.left_from(PartId::FIRST).count() < 3);
+    node.line("the last");
+    node.scan();
+    node.finish();
+    assert_eq!(node.worker().bytes_lost, bytes);
+    node.written.retain(|line| !line.starts_with("line "));
+    node.check();
 }
 
 #[test]
