@@ -126,7 +126,7 @@ fn the_agent_gets_no_more_than_it_needs() {
     let rules = object::<ClusterRole>("ClusterRole").rules.expect("rules");
     assert_eq!(rules.len(), 1);
     assert_eq!(rules[0].resources.as_deref(), Some(&["pods".to_owned()][..]));
-    assert_eq!(rules[0].verbs, ["get", "list", "watch"]);
+    assert_eq!(rules[0].verbs, ["list", "watch"]);
     object::<Namespace>("Namespace");
     object::<ServiceAccount>("ServiceAccount");
     object::<ClusterRoleBinding>("ClusterRoleBinding");

@@ -150,7 +150,7 @@ impl Cluster {
         self.runtime.block_on(self.pods().delete(&pod.name, &now)).unwrap();
     }
 
-    /// Writes a kubeconfig whose token may get, list and watch pods and nothing else.
+    /// Writes a kubeconfig whose token may list and watch pods and nothing else.
     pub(crate) fn pod_reader(&self, path: &Path) {
         self.reader(path, &[("", &["pods"])]);
     }
@@ -204,7 +204,7 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
-    /// Writes a kubeconfig whose token may get, list and watch these, by API group, and nothing else.
+    /// Writes a kubeconfig whose token may list and watch these, by API group, and nothing else.
     fn reader(&self, path: &Path, resources: &[(&str, &[&str])]) {
         let account = self.account(resources);
         let token = self.token(&account, None);
@@ -212,18 +212,18 @@ impl Cluster {
         self.wait_for_permission(path);
     }
 
-    /// A ServiceAccount that may get, list and watch pods and nothing else.
+    /// A ServiceAccount that may list and watch pods and nothing else.
     pub(crate) fn reading_account(&self) -> String {
         self.account(&[("", &["pods"])])
     }
 
-    /// A ServiceAccount that may get, list and watch these, by API group, and nothing else.
+    /// A ServiceAccount that may list and watch these, by API group, and nothing else.
     fn account(&self, resources: &[(&str, &[&str])]) -> String {
         let name = unique("reader");
         self.create(&self.accounts(), json!({"metadata": {"name": name}}));
         let rules: Vec<Value> = (resources.iter())
             .map(|(group, names)| {
-                let verbs = ["get", "list", "watch"];
+                let verbs = ["list", "watch"];
                 json!({"apiGroups": [group], "resources": names, "verbs": verbs})
             })
             .collect();
