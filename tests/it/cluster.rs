@@ -237,6 +237,20 @@ fn every_linux_node_gets_one_agent() {
     }
 }
 
+/// What the agents' container may do, with this component beside the base.
+fn security_context(control: &ControlPlane, component: &str) -> Value {
+    control.apply(overlay_with(component).path());
+    let mut set = control.get(&["daemonset", "splashdam", "-n", NAMESPACE]);
+    set["spec"]["template"]["spec"]["containers"][0]["securityContext"].take()
+}
+
+#[test]
+fn the_component_for_selinux_sets_the_type_of_the_process() {
+    let control = ControlPlane::alone();
+    let context = security_context(&control, "selinux");
+    assert_eq!(context["seLinuxOptions"], json!({"type": "spc_t"}));
+}
+
 /// What every user of a cluster may do: ask about themselves.
 const ABOUT_ONESELF: [&str; 3] = [
     "create selfsubjectaccessreviews",
