@@ -251,6 +251,14 @@ fn the_component_for_selinux_sets_the_type_of_the_process() {
     assert_eq!(context["seLinuxOptions"], json!({"type": "spc_t"}));
 }
 
+#[test]
+fn the_component_for_logs_of_root_leaves_the_agent_no_capability() {
+    let control = ControlPlane::alone();
+    let context = security_context(&control, "root-owned-logs");
+    assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+    assert_eq!(context["runAsUser"], 0);
+}
+
 /// What every user of a cluster may do: ask about themselves.
 const ABOUT_ONESELF: [&str; 3] = [
     "create selfsubjectaccessreviews",
