@@ -1,6 +1,6 @@
 //! The manifests of `daemonset/` on a control plane with scheduler and controllers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,27 +34,40 @@ fn control_plane() -> ControlPlane {
     control
 }
 
-/// Four nodes that differ in what keeps pods away, and one of another system.
+/// Four nodes that differ in what keeps pods away, and three that have no log files to read.
 fn add_nodes(control: &ControlPlane) {
     let taint = |key: &str, effect: &str| json!({"taints": [{"key": key, "effect": effect}]});
+    let linux = ("kubernetes.io/os", "linux");
     let nodes = [
-        ("worker", "linux", json!({}), true),
+        ("worker", vec![linux], json!({}), true),
         (
             "control-plane",
-            "linux",
+            vec![linux],
             taint("node-role.kubernetes.io/control-plane", "NoSchedule"),
             true,
         ),
-        ("reserved", "linux", taint("example.com/reserved", "NoExecute"), true),
-        ("drained", "linux", json!({"unschedulable": true}), false),
-        ("windows", "windows", json!({}), true),
+        ("reserved", vec![linux], taint("example.com/reserved", "NoExecute"), true),
+        ("drained", vec![linux], json!({"unschedulable": true}), false),
+        ("windows", vec![("kubernetes.io/os", "windows")], json!({}), true),
+        (
+            "virtual",
+            vec![linux, ("type", "virtual-kubelet")],
+            taint("virtual-kubelet.io/provider", "NoSchedule"),
+            true,
+        ),
+        (
+            "fargate",
+            vec![linux, ("eks.amazonaws.com/compute-type", "fargate")],
+            taint("eks.amazonaws.com/compute-type", "NoSchedule"),
+            true,
+        ),
     ];
-    for (name, system, spec, ready) in nodes {
+    for (name, labels, spec, ready) in nodes {
         let room = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
         control.make(&json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": name, "labels": {"kubernetes.io/os": system}},
+            "metadata": {"name": name, "labels": BTreeMap::from_iter(labels)},
             "spec": spec,
             "status": {
                 "capacity": room,
