@@ -250,6 +250,27 @@ fn every_linux_node_gets_one_agent() {
     }
 }
 
+#[test]
+fn all_of_it_is_taken_away_by_its_label_and_the_namespace_stays() {
+    let control = control_plane();
+    install(&control, "overlays/openshift");
+    let kinds = "daemonset,serviceaccount,configmap,networkpolicy,resourcequota,\
+                 clusterrole,clusterrolebinding,securitycontextconstraints";
+    let found = || {
+        let list = control.get(&[kinds, "-n", NAMESPACE, "-l", AGENTS]);
+        let kinds = list["items"].as_array().unwrap().iter();
+        kinds.map(|object| text(object, "kind").unwrap()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(found().len(), kinds.split(',').count());
+    let overlay = daemonset().join("overlays/openshift");
+    control.kubectl(&["delete", "-k", overlay.to_str().unwrap(), "-l", AGENTS], "");
+    let earlier = ["delete", "configmap", "-n", NAMESPACE, "-l", AGENTS];
+    control.kubectl(&earlier, "");
+    assert_eq!(found(), BTreeSet::new());
+    let namespace = control.get(&["namespace", NAMESPACE]);
+    assert_eq!(namespace["status"]["phase"], "Active");
+}
+
 /// What the agents' container may do, with this component beside the base.
 fn security_context(control: &ControlPlane, component: &str) -> Value {
     control.apply(overlay_with(component).path());
