@@ -93,6 +93,15 @@ fn check(document: &Document, expected: &[(&str, Option<&str>)]) {
 }
 
 #[test]
+fn the_example_is_a_job_for_the_operator() {
+    let (cluster, _kubeconfig) = cluster();
+    let job = include_str!("../../daemonset/example/job.yaml");
+    let namespace = "  namespace: flink\n";
+    assert!(job.contains(namespace));
+    cluster.check(&job.replace(namespace, ""));
+}
+
+#[test]
 fn an_application_clusters_version_mode_and_job_are_in_its_documents() {
     let elastic = Elastic::plain();
     let (cluster, kubeconfig) = cluster();

@@ -177,6 +177,13 @@ impl Cluster {
         }
     }
 
+    /// Has the server check these objects, to the last field, in the cluster's namespace; none is made.
+    pub(crate) fn check(&self, objects: &str) {
+        let kubectl = Kubectl::new(Path::new(&server("KUBECONFIG")));
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+        kubectl.succeed(&[&apply[..], &["-n", &self.namespace]].concat(), objects);
+    }
+
     /// Makes an object of Flink's operator, or makes it so, as its user and the operator would.
     pub(crate) fn flink(&self, kind: &str, name: &str, spec: &Value, status: &Value) {
         let object = json!({
