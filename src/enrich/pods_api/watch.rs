@@ -1,11 +1,12 @@
 //! Follows one kind of object: a list where one is needed, and watches after it for ever.
 //!
-//! The first list is streamed object by object (`sendInitialEvents`, Kubernetes 1.32 and later by
-//! default); a server that refuses that, or doesn't come to its end, is asked for a plain list. Both
-//! are served from the API server's cache (resource version 0), but for a list in pages. A watch
-//! that is over is resumed where it was, by the last object or bookmark, also with another client;
-//! only a version that can't be resumed from, or the way to another cluster, brings a new list.
-//! Each object is trimmed to its facts as it comes; one that can't be understood is left out.
+//! The first list is streamed object by object (`sendInitialEvents`, on by default in Kubernetes
+//! 1.32, off in 1.33, on again from 1.34); a server that refuses that, or doesn't come to its end, is
+//! asked for a plain list. Both are served from the API server's cache (resource version 0), but for
+//! a list in pages. A watch that is over is resumed where it was, by the last object or bookmark,
+//! also with another client; only a version that can't be resumed from, or the way to another
+//! cluster, brings a new list. Each object is trimmed to its facts as it comes; one that can't be
+//! understood is left out.
 //!
 //! Guarantees that a watch resumes at once only after one that lasted [`SETTLED`]. Whatever else
 //! happens (an error, a list that breaks off, a watch that ends as soon as it began, a request
