@@ -121,10 +121,11 @@ fn the_reference_configuration_is_the_defaults() {
 }
 
 #[test]
-fn the_reference_configuration_names_every_key() {
+fn the_reference_configuration_and_the_documentation_name_every_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("config/agent.yaml")).unwrap();
     let reference = yaml::documents(&"agent.yaml".into(), &text, &Report::default()).remove(0);
+    let documentation = include_str!("../../docs/configuration.md");
     let sections = ["", "logs", "held", "state", "memory", "kubernetes", "shutdown", "telemetry"];
     let mut keys = 0;
     for section in sections {
@@ -138,6 +139,11 @@ fn the_reference_configuration_names_every_key() {
         let (_, known) = problems.split_once("; known here: ").unwrap();
         for key in known.split('`').skip(1).step_by(2) {
             assert!(node.get(key).is_some(), "{section} {key}");
+            if !sections.contains(&key) {
+                let dot = if section.is_empty() { "" } else { "." };
+                let row = format!("\n| `{section}{dot}{key}` |");
+                assert!(documentation.contains(&row), "{row}");
+            }
             keys += 1;
         }
     }
