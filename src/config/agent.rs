@@ -3,7 +3,7 @@
 //! Owns the types and [`Agent::default`], the only place where these defaults stand. How they are
 //! read, and the ranges, are in `read_agent.rs`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl Default for Agent {
                 flink: FlinkWatch::Off,
             },
             drain: Duration::from_secs(25),
-            telemetry_listen: Some(SocketAddr::from(([0, 0, 0, 0], 9102))),
+            telemetry_listen: Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9102))),
             pipelines: PathBuf::from("/etc/splashdam/pipelines"),
             secrets: PathBuf::from("/etc/splashdam/secrets"),
         }

@@ -150,10 +150,13 @@ impl<'a> Setting<'a> {
 
     /// An address to listen on, or `none`.
     pub(super) fn listen(self) -> Option<Option<SocketAddr>> {
-        self.parsed("an address and port such as 0.0.0.0:9102, or `none`", |text| match text {
-            "none" => Some(None),
-            _ => text.parse().ok().map(Some),
-        })
+        self.parsed(
+            "an address and port such as 0.0.0.0:9102 or \"[::]:9102\", or `none`",
+            |text| match text {
+                "none" => Some(None),
+                _ => text.parse().ok().map(Some),
+            },
+        )
     }
 
     /// A value that is never shown. One that is `${file:PATH}` and nothing else stays a path.

@@ -251,7 +251,7 @@ fn mistakes_in_the_agent_file() {
         ),
         (
             "telemetry: {listen: 9102}\n",
-            "DIR/agent.yaml:1:21: expected an address and port such as 0.0.0.0:9102, or `none`, found `9102`",
+            "DIR/agent.yaml:1:21: expected an address and port such as 0.0.0.0:9102 or \"[::]:9102\", or `none`, found `9102`",
         ),
         (
             "threads: 1\nthreads: 2\n",

@@ -64,7 +64,7 @@ pub fn serve(
 ) -> io::Result<Server> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Bound without the runtime: the caller may be on one of its own.
-    let listener = std::net::TcpListener::bind(listen)?;
+    let listener = super::listen::listen(listen)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let listener = {
@@ -207,7 +207,7 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
     use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -215,9 +215,13 @@ mod tests {
     use crate::telemetry::readiness::Condition;
 
     fn start(readiness: &Arc<Readiness>) -> Server {
+        start_at(Ipv4Addr::LOCALHOST.into(), readiness)
+    }
+
+    fn start_at(host: IpAddr, readiness: &Arc<Readiness>) -> Server {
         let metrics = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&metrics, || metrics::counter!("one_total").increment(1));
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let any_port = SocketAddr::from((host, 0));
         serve(any_port, metrics.handle(), Arc::clone(readiness)).unwrap()
     }
 
@@ -227,7 +231,11 @@ mod tests {
 
     /// The whole answer to a request as it goes over the wire.
     fn ask(server: &Server, request: &str) -> String {
-        let mut stream = TcpStream::connect(server.address()).unwrap();
+        ask_at(server.address(), request)
+    }
+
+    fn ask_at(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -256,6 +264,21 @@ mod tests {
         let refused = check(&server, "DELETE /metrics", 405, "only GET is allowed\n");
         assert!(refused.contains("allow: GET\r\n"));
         server.stop();
+    }
+
+    #[test]
+    fn probes_are_answered_whichever_family_the_pods_address_is_of() {
+        let server = start_at(Ipv6Addr::UNSPECIFIED.into(), &ready());
+        let mut hosts = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+        // A host with IPv6 switched off has no such address.
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            hosts.push(Ipv6Addr::LOCALHOST.into());
+        }
+        for host in hosts {
+            let address = SocketAddr::from((host, server.address().port()));
+            let answer = ask_at(address, "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n");
+            assert!(answer.ends_with("\r\n\r\nalive\n"), "{host}: {answer}");
+        }
     }
 
     #[test]

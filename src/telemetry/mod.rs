@@ -4,6 +4,7 @@
 //! costs nothing per line: counters are added to per batch, log lines are limited per cause.
 
 pub mod http;
+mod listen;
 pub mod log;
 pub mod metrics;
 pub mod readiness;
