@@ -139,11 +139,28 @@ impl Followed {
     }
 
     fn by(server: Server, flink: FlinkWatch, connect: Connect) -> Self {
+        Self::prepared(server, flink, connect, |_| {})
+    }
+
+    /// With a pipeline that selects by the labels of namespaces.
+    fn with_namespaces(script: impl IntoIterator<Item = Answer>) -> Self {
+        let server = Server::new(script);
+        let connect = to_servers([&server]);
+        Self::prepared(server, FlinkWatch::Off, connect, PodStore::require_namespaces)
+    }
+
+    fn prepared(
+        server: Server,
+        flink: FlinkWatch,
+        connect: Connect,
+        prepare: impl FnOnce(&PodStore),
+    ) -> Self {
         let changes = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&changes);
         let on_change =
             move |change: &Change| to.lock().unwrap().push((Instant::now(), change.clone()));
         let store = Arc::new(PodStore::new(Arc::new(on_change)));
+        prepare(&store);
         let follows = Arc::clone(&store);
         let task = tokio::spawn(async move {
             watch_all(Link::open(connect).await, &follows, "node-a", flink).await;
@@ -153,6 +170,12 @@ impl Followed {
 
     fn knows(&self, uid: &str) -> bool {
         self.store.lookup(&stream(uid, uid)).is_some()
+    }
+
+    /// The label `team` of the pod's namespace.
+    fn team(&self, uid: &str) -> Option<String> {
+        let facts = self.store.lookup(&stream(uid, uid))?;
+        facts.namespace_labels.as_ref()?.get("team").cloned()
     }
 
     /// Waits until this holds.
@@ -406,6 +429,71 @@ async fn another_cluster_is_asked_for_a_list() {
     assert!(followed.knows("u2"));
     assert_eq!(old.asked().len(), 2);
     assert!(followed.server.asked()[0].contains("sendInitialEvents=true"));
+}
+
+fn namespace(name: &str, team: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": name, "resourceVersion": "1", "labels": {"team": team}},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_are_not_asked_for_where_no_pipeline_selects_by_their_labels() {
+    let (pods, more) = listed("u1");
+    let followed = Followed::new(FlinkWatch::Off, [pods]);
+    followed.until("pods are known", |followed| followed.store.in_sync()).await;
+    sleep(SETTLED).await;
+    more.added(told("u2", &[])).await;
+    followed.until("the watch goes on", |followed| followed.knows("u2")).await;
+    assert_eq!(followed.server.asked().len(), 1, "{:#?}", followed.server.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespaces_labels_and_their_changes_are_in_the_facts_of_its_pods() {
+    let (pods, more_pods) =
+        Answer::watch().added(told("u1", &[])).all_listed(7).of("pods").goes_on();
+    let (namespaces, more_namespaces) = Answer::watch()
+        .added(namespace("elsewhere", "x"))
+        .added(namespace("flink", "orders"))
+        .all_listed(8)
+        .of("namespaces")
+        .goes_on();
+    let followed = Followed::with_namespaces([pods, namespaces]);
+    followed.until("both are known", |followed| followed.store.in_sync()).await;
+    assert_eq!(followed.team("u1").as_deref(), Some("orders"));
+    let asked = followed.server.asked();
+    let asked: Vec<&str> =
+        asked.iter().filter_map(|request| request.strip_prefix("/api/v1/namespaces?")).collect();
+    assert_eq!(asked.len(), 1, "{asked:#?}");
+    assert!(!asked[0].contains("fieldSelector"), "they are on no node: {asked:#?}");
+
+    more_namespaces.changed(namespace("elsewhere", "y")).await;
+    more_namespaces.changed(namespace("flink", "invoices")).await;
+    let relabelled = |followed: &Followed| followed.team("u1").as_deref() == Some("invoices");
+    followed.until("the pod has the new label", relabelled).await;
+    let last = followed.changes.lock().unwrap().last().map(|(_, change)| change.clone());
+    assert_eq!(last, followed.store.lookup(&stream("u1", "u1")).map(Change::Pod), "word of it");
+    more_pods.added(told("u2", &[])).await;
+    followed.until("a pod that comes later is known", |followed| followed.knows("u2")).await;
+    assert_eq!(followed.team("u2").as_deref(), Some("invoices"));
+    assert_eq!((followed.syncs(), followed.server.asked().len()), (vec![true], 2));
+}
+
+/// A pipeline that can't tell whether a pod is its own has to wait for that.
+#[tokio::test(start_paused = true)]
+async fn without_the_right_to_read_namespaces_pods_are_known_and_nothing_is_in_sync() {
+    let pods = Answer::watch().added(told("u1", &[])).all_listed(7).of("pods");
+    let refused = || Answer::status(403).of("namespaces");
+    let namespaces = Answer::watch().added(namespace("flink", "orders")).all_listed(8);
+    let script = [pods, refused(), refused(), namespaces.of("namespaces")];
+    let followed = Followed::with_namespaces(script);
+    followed.until("it is refused again", |followed| followed.server.asked().len() == 3).await;
+    assert!(followed.knows("u1"));
+    assert_eq!((followed.syncs(), followed.team("u1")), (vec![], None));
+    followed.until("the right is there", |followed| followed.store.in_sync()).await;
+    assert_eq!(followed.team("u1").as_deref(), Some("orders"));
+    assert_eq!(followed.server.asked().len(), 4);
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -24,6 +24,8 @@ type Body = BoxBody<Bytes, Infallible>;
 /// The answer to one request.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// Of what is asked for in a request that it answers, such as `namespaces`; of anything.
+    of: Option<&'static str>,
     code: u16,
     /// Lines; an answer that isn't a watch is one.
     lines: Vec<Value>,
@@ -47,23 +49,31 @@ pub(super) struct More(mpsc::Sender<Value>);
 
 impl More {
     pub(super) async fn added(&self, object: Value) {
-        self.0.send(json!({"type": "ADDED", "object": object})).await.expect("it is asked for");
+        self.event("ADDED", object).await;
+    }
+
+    pub(super) async fn changed(&self, object: Value) {
+        self.event("MODIFIED", object).await;
+    }
+
+    async fn event(&self, kind: &str, object: Value) {
+        self.0.send(json!({"type": kind, "object": object})).await.expect("it is asked for");
     }
 }
 
 impl Answer {
     /// A watch that says nothing yet and stays open.
     pub(super) fn watch() -> Self {
-        Self { code: 200, lines: Vec::new(), then: Then::Silence }
+        Self { of: None, code: 200, lines: Vec::new(), then: Then::Silence }
     }
 
     /// The request is taken and never answered.
     pub(super) fn never() -> Self {
-        Self { code: 200, lines: Vec::new(), then: Then::Nothing }
+        Self { of: None, code: 200, lines: Vec::new(), then: Then::Nothing }
     }
 
     pub(super) fn status(code: u16) -> Self {
-        Self { code, lines: vec![status(code)], then: Then::End }
+        Self { of: None, code, lines: vec![status(code)], then: Then::End }
     }
 
     pub(super) fn list(version: u64, items: impl IntoIterator<Item = Value>) -> Self {
@@ -79,7 +89,7 @@ impl Answer {
         let items: Vec<Value> = items.into_iter().collect();
         let list =
             json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items});
-        Self { code: 200, lines: vec![list], then: Then::End }
+        Self { of: None, code: 200, lines: vec![list], then: Then::End }
     }
 
     fn event(mut self, kind: &str, object: Value) -> Self {
@@ -113,6 +123,15 @@ impl Answer {
     /// The server ends it, as it does when the time is up that was asked for.
     pub(super) fn ends(self) -> Self {
         Self { then: Then::End, ..self }
+    }
+
+    /// Only for requests for these: whose request comes first is not said where two are watched.
+    pub(super) fn of(self, what: &'static str) -> Self {
+        Self { of: Some(what), ..self }
+    }
+
+    fn fits(&self, path: &str) -> bool {
+        self.of.is_none_or(|what| path.ends_with(&format!("/{what}")))
     }
 
     /// More is told later.
@@ -174,7 +193,11 @@ impl Server {
     async fn answer<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible> {
         let asked = (Instant::now(), request.uri().to_string());
         self.asked.lock().expect("unlocked").push(asked);
-        let answer = self.script.lock().expect("unlocked").pop_front();
+        let answer = {
+            let mut script = self.script.lock().expect("unlocked");
+            let next = script.iter().position(|answer| answer.fits(request.uri().path()));
+            next.and_then(|next| script.remove(next))
+        };
         Ok(answer.unwrap_or_else(Answer::never).response().await)
     }
 
