@@ -403,12 +403,43 @@ fn with_the_component_for_flink_the_agent_may_ask_for_what_need_not_be_there() {
     assert_eq!(text(&document, "flink.version"), None);
 }
 
+#[test]
+fn with_the_component_for_namespace_labels_the_agent_may_read_namespaces_too() {
+    let control = control_plane();
+    let overlay = overlay_with("namespace-labels");
+    install(&control, overlay.path().to_str().unwrap());
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    let account = control.account(NAMESPACE, "splashdam");
+    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+    let client = control.client(&account);
+    let ask = |method: Method, path: &str| control.ask(&client, &method, path);
+    wait_until(SOON, "namespaces may be listed", || ask(Method::GET, "/api/v1/namespaces") == 200);
+    let one = format!("/api/v1/namespaces/{NAMESPACE}");
+    assert_eq!(ask(Method::GET, "/api/v1/namespaces?watch=true&timeoutSeconds=1"), 200);
+    assert_eq!(ask(Method::POST, "/api/v1/namespaces"), 403);
+    assert_eq!(ask(Method::PATCH, &one), 403);
+    assert_eq!(ask(Method::DELETE, &one), 403);
+    assert_eq!(ask(Method::GET, "/api/v1/nodes"), 403);
+
+    let node = Node::in_cluster("worker", kubeconfig.path());
+    // The API server gives each namespace this label.
+    let criteria = format!("namespace_labels: {{kubernetes.io/metadata.name: {NAMESPACE}}}");
+    let document = check_agent_taken(&control, &node, &criteria);
+    let label = text(&document, "kubernetes_namespace.labels.kubernetes_io_metadata_name");
+    assert_eq!(label.as_deref(), Some(NAMESPACE));
+}
+
 fn agent_on_worker(control: &ControlPlane) -> Value {
     agents(control).into_iter().find(|pod| pod["spec"]["nodeName"] == "worker").unwrap()
 }
 
 /// A line of the agent's pod on `worker` gets that pod's facts on `node`; gives the document.
 fn check_agent(control: &ControlPlane, node: &Node) -> Value {
+    check_agent_taken(control, node, "labels: {app.kubernetes.io/name: splashdam}")
+}
+
+/// The same with a pipeline that takes it for these criteria.
+fn check_agent_taken(control: &ControlPlane, node: &Node, criteria: &str) -> Value {
     let agent = agent_on_worker(control);
     let mut pod = Pod::taskmanager(NAMESPACE, "unused", 1);
     agent["metadata"]["name"].as_str().unwrap().clone_into(&mut pod.name);
@@ -416,7 +447,7 @@ fn check_agent(control: &ControlPlane, node: &Node) -> Value {
     "splashdam".clone_into(&mut pod.container);
     let out = node.path("out.ndjson");
     let pipeline = format!(
-        "pipeline: agents\nselect:\n  - select: {{labels: {{app.kubernetes.io/name: splashdam}}}}\n\
+        "pipeline: agents\nselect:\n  - select: {{{criteria}}}\n\
          output:\n  file: {{path: {}}}\n",
         out.display(),
     );

@@ -7,14 +7,23 @@ use crate::support::cri::Log;
 use crate::support::elastic::{Document, Elastic, Index};
 use crate::support::fields::{self, text};
 use crate::support::kube::Cluster;
-use crate::support::node::Node;
+use crate::support::node::{Agent, Node};
 use crate::support::pods::Pod;
 use crate::support::{SOON, wait_until};
 
 /// Takes what has a Flink label, so nothing of a pod that isn't known.
 fn pipeline(index: &Index<'_>, url: &str) -> String {
+    taking("labels: {type: \"flink-*\"}", index, url)
+}
+
+/// Takes what is in a namespace with this label.
+fn by_namespace(index: &Index<'_>, url: &str) -> String {
+    taking("namespace_labels: {logs: kept}", index, url)
+}
+
+fn taking(criteria: &str, index: &Index<'_>, url: &str) -> String {
     format!(
-        "pipeline: flink\nselect:\n  - select: {{labels: {{type: \"flink-*\"}}}}\n\
+        "pipeline: flink\nselect:\n  - select: {{{criteria}}}\n\
          output:\n  elasticsearch:\n    hosts: [{url}]\n    index: {index}\n    \
          batch: {{size: 64KiB, linger: 100ms}}\n",
         index = index.name,
@@ -165,4 +174,100 @@ fn a_changed_label_is_in_the_documents_that_follow() {
         .collect();
     assert!(stages[..50].iter().all(Value::is_null), "{stages:?}");
     assert!(stages[50..].iter().all(|stage| stage == "two"), "{stages:?}");
+}
+
+/// How many of the documents have a message that begins so.
+fn about(documents: &[Document], message: &str) -> usize {
+    let is_it = |document: &&Document| {
+        text(&document.source, "message").is_some_and(|text| text.starts_with(message))
+    };
+    documents.iter().filter(is_it).count()
+}
+
+#[test]
+fn a_namespaces_labels_decide_and_decide_again_when_they_change() {
+    let elastic = Elastic::plain();
+    let (first, second) = (Cluster::new(), Cluster::new());
+    let index = elastic.missing_index();
+    let mut pods = [taskmanager(&first), taskmanager(&second)];
+    pods[1].node.clone_from(&first.node);
+    first.add_pod(&mut pods[0]);
+    second.add_pod(&mut pods[1]);
+    first.set_namespace_label("logs", "kept");
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    first.namespace_reader(kubeconfig.path());
+    let node = Node::in_cluster(&first.node, kubeconfig.path());
+    node.pipeline("flink", &by_namespace(&index, &elastic.url));
+    let mut logs = pods.each_ref().map(|pod| Log::create(&node.root(), pod, 0));
+    logs[0].lines(&lines("first"));
+    logs[1].lines(&lines("second"));
+
+    let mut agent = node.run();
+    agent.wait_ready();
+    wait_until(SOON, "what is in the namespace with the label is indexed", || index.count() >= 50);
+    let ignored = |agent: &Agent| agent.metric("splashdam_streams", "{state=\"ignored\"}") > 0.0;
+    wait_until(SOON, "the other is ignored", || ignored(&agent));
+    let documents = index.documents();
+    assert_eq!((documents.len(), about(&documents, "first")), (50, 50));
+    for document in &documents {
+        fields::check(&document.source, "kubernetes_namespace.labels.logs", "kept");
+    }
+
+    second.set_namespace_label("logs", "kept");
+    wait_until(SOON, "the other is taken from its beginning", || index.count() >= 100);
+    assert_eq!(about(&index.documents(), "second"), 50);
+    wait_until(SOON, "none is ignored", || !ignored(&agent));
+
+    first.set_namespace_label("logs", "dropped");
+    wait_until(SOON, "the first is ignored", || ignored(&agent));
+    logs[0].lines(&lines("first, later"));
+    logs[1].lines(&lines("second, later"));
+    wait_until(SOON, "what is taken is indexed", || index.count() >= 150);
+    assert_eq!(agent.terminate(), Some(0));
+    let documents = index.documents();
+    assert_eq!((documents.len(), about(&documents, "second")), (150, 100));
+}
+
+#[test]
+fn a_reload_that_selects_by_namespaces_labels_begins_to_ask_for_them() {
+    let (elastic, cluster) = (Elastic::plain(), Cluster::new());
+    let indices = [elastic.missing_index(), elastic.missing_index()];
+    let mut pod = taskmanager(&cluster);
+    cluster.add_pod(&mut pod);
+    cluster.set_namespace_label("logs", "kept");
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    cluster.namespace_reader(kubeconfig.path());
+    let node = Node::in_cluster(&cluster.node, kubeconfig.path());
+    node.pipeline("flink", &pipeline(&indices[0], &elastic.url));
+    let mut log = Log::with_lines(&node.root(), &pod, 0, &lines("before"));
+
+    let mut agent = node.run();
+    agent.wait_ready();
+    wait_until(SOON, "the first lines are indexed", || indices[0].count() >= 50);
+    let another = by_namespace(&indices[1], &elastic.url)
+        .replace("pipeline: flink\n", "pipeline: another\nid_scope: another\n");
+    node.pipeline("another", &another);
+    agent.hang_up();
+    wait_until(SOON, "the new pipeline has them too", || indices[1].count() >= 50);
+    agent.wait_ready();
+    log.lines(&lines("after"));
+    wait_until(SOON, "both have what follows", || indices.iter().all(|index| index.count() >= 100));
+
+    // The watch goes on, and only the new pipeline has to do with it.
+    cluster.set_namespace_label("logs", "dropped");
+    wait_until(SOON, "documents show the new label", || {
+        log.lines(&[Line::stdout("which is it now?")]);
+        indices[0].documents().iter().any(|document| {
+            text(&document.source, "kubernetes_namespace.labels.logs").as_deref() == Some("dropped")
+        })
+    });
+    assert_eq!(agent.terminate(), Some(0));
+    let documents = indices[1].documents();
+    assert_eq!((about(&documents, "before"), about(&documents, "after")), (50, 50));
+    for document in &documents {
+        fields::check(&document.source, "kubernetes_namespace.labels.logs", "kept");
+    }
+    let documents = indices[0].documents();
+    let labels = |document: &Document| text(&document.source, "kubernetes_namespace.labels.logs");
+    assert!(documents[..50].iter().all(|document| labels(document).is_none()), "nobody asked");
 }

@@ -144,6 +144,14 @@ impl Cluster {
         self.runtime.block_on(patch).unwrap();
     }
 
+    /// Sets a label of the cluster's namespace.
+    pub(crate) fn set_namespace_label(&self, name: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {name: value}}}));
+        let api = Api::<Namespace>::all(self.client.clone());
+        let how = PatchParams::default();
+        self.runtime.block_on(api.patch(&self.namespace, &how, &patch)).unwrap();
+    }
+
     /// Deletes the pod for good.
     pub(crate) fn delete_pod(&self, pod: &pods::Pod) {
         let now = DeleteParams::default().grace_period(0);
@@ -153,6 +161,11 @@ impl Cluster {
     /// Writes a kubeconfig whose token may list and watch pods and nothing else.
     pub(crate) fn pod_reader(&self, path: &Path) {
         self.reader(path, &[("", &["pods"])]);
+    }
+
+    /// The same for namespaces too.
+    pub(crate) fn namespace_reader(&self, path: &Path) {
+        self.reader(path, &[("", &["pods", "namespaces"])]);
     }
 
     /// The same for the objects of Flink's operator too.
