@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::account::Account;
 use crate::support::captures::Line;
 use crate::support::cri::Log;
 use crate::support::elastic::{Document, Elastic, Index};
@@ -9,6 +10,7 @@ use crate::support::fields::{self, text};
 use crate::support::kube::Cluster;
 use crate::support::node::{Agent, Node};
 use crate::support::pods::Pod;
+use crate::support::road::Road;
 use crate::support::{SOON, wait_until};
 
 /// Takes what has a Flink label, so nothing of a pod that isn't known.
@@ -270,4 +272,42 @@ fn a_reload_that_selects_by_namespaces_labels_begins_to_ask_for_them() {
     let documents = indices[0].documents();
     let labels = |document: &Document| text(&document.source, "kubernetes_namespace.labels.logs");
     assert!(documents[..50].iter().all(|document| labels(document).is_none()), "nobody asked");
+}
+
+/// As in the pod of the manifests: no kubeconfig, but files that the kubelet keeps current.
+#[test]
+fn a_service_accounts_files_are_enough_and_a_new_token_is_taken_up() {
+    let (elastic, cluster) = (Elastic::plain(), Cluster::new());
+    let index = elastic.missing_index();
+    let mut pod = taskmanager(&cluster);
+    cluster.add_pod(&mut pod);
+    let reader = cluster.reading_account();
+    let old = cluster.bound_token(&reader);
+    let road = Road::to(cluster.address());
+    let account = Account::new(road.address(), cluster.authority(), &cluster.namespace);
+    account.set_token(&old.text);
+    let node = Node::with_account(&cluster.node, account);
+    node.pipeline("flink", &pipeline(&index, &elastic.url));
+    let mut log = Log::with_lines(&node.root(), &pod, 0, &lines("before"));
+
+    let mut agent = node.run();
+    // The account's rights count a moment after they were given: the agent may have come before.
+    agent.wait_ready_again();
+    wait_until(SOON, "the first lines are indexed", || index.count() >= 50);
+    check_facts(&index.documents(), &pod);
+
+    let new = cluster.bound_token(&reader);
+    node.account().set_token(&new.text);
+    cluster.end_tokens(&[old]);
+    road.close();
+    wait_until(SOON, "the agent has lost its server", || !agent.is_ready());
+    cluster.set_label(&pod, "stage", "two");
+    road.open();
+    agent.wait_ready_again();
+    wait_until(SOON, "documents show what changed meanwhile", || {
+        log.line(&Line::stdout("which stage is it?"));
+        let shows = |document: &Document| document.source["kubernetes"]["labels"]["stage"] == "two";
+        index.documents().iter().any(shows)
+    });
+    assert_eq!(agent.terminate(), Some(0));
 }

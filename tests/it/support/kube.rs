@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -363,6 +364,12 @@ impl Cluster {
     pub(crate) fn address(&self) -> SocketAddr {
         let url = self.admin["clusters"][0]["cluster"]["server"].as_str().expect("there is one");
         url.trim_start_matches("https://").parse().expect("an address on loopback")
+    }
+
+    /// The certificate of the authority that the server's own is by.
+    pub(crate) fn authority(&self) -> Vec<u8> {
+        let data = &self.admin["clusters"][0]["cluster"]["certificate-authority-data"];
+        object::<ByteString>(data.clone()).0
     }
 
     fn write_kubeconfig(&self, path: &Path, user: &Value) {

@@ -3,6 +3,7 @@
 //! Owns no assertions of its own beyond "this worked". Helpers are synchronous: a test reads
 //! from top to bottom.
 
+pub(crate) mod account;
 pub(crate) mod captures;
 pub(crate) mod control;
 pub(crate) mod cri;

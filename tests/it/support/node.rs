@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::account::Account;
 use super::pods::{self, Pod};
 use super::small_disk::SmallDisk;
 use super::{AFTER_A_PAUSE, SOON, pause, wait_until};
@@ -75,6 +76,8 @@ impl Ended {
 pub(crate) struct Node {
     folder: TempDir,
     kubeconfig: Option<PathBuf>,
+    /// What the agent has instead of a kubeconfig where it is a pod.
+    account: Option<Account>,
     /// Where the state directory is, if that is a file system of its own.
     disk: Option<SmallDisk>,
 }
@@ -115,9 +118,22 @@ impl Node {
         node
     }
 
+    /// The node `name` of a cluster in which the agent is a pod.
+    pub(crate) fn with_account(name: &str, account: Account) -> Self {
+        let mut node = Self::bare();
+        node.account = Some(account);
+        node.configure(&format!("node_name: {name}\nkubernetes:\n  source: api\n"));
+        node
+    }
+
+    /// What the agent has of its service account.
+    pub(crate) fn account(&self) -> &Account {
+        self.account.as_ref().expect("given to `with_account`")
+    }
+
     fn bare() -> Self {
         let folder = tempfile::Builder::new().prefix("splashdam-it-").tempdir().unwrap();
-        let node = Self { folder, kubeconfig: None, disk: None };
+        let node = Self { folder, kubeconfig: None, account: None, disk: None };
         for name in ["pods", "pipelines", "docker"] {
             fs::create_dir(node.path(name)).unwrap();
         }
@@ -242,9 +258,10 @@ impl Node {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let log = File::options().create(true).append(true).open(self.stderr()).unwrap();
-        let mut command = match &self.disk {
-            Some(disk) => disk.command(&program()),
-            None => Command::new(program()),
+        let mut command = match (&self.disk, &self.account) {
+            (Some(disk), _) => disk.command(&program()),
+            (None, Some(account)) => account.command(&program(), self.folder.path()),
+            (None, None) => Command::new(program()),
         };
         command.args(arguments).stdin(Stdio::null()).stderr(log);
         if let Some(kubeconfig) = &self.kubeconfig {
