@@ -104,6 +104,8 @@ pub struct StreamState {
     pub later_restart: bool,
     /// A file has no complete first line yet.
     pub unborn: bool,
+    /// One of them isn't empty.
+    pub unnamed: bool,
     /// No file is left in the directory.
     pub gone: bool,
     /// It is known which files there are.
@@ -129,6 +131,7 @@ impl StreamState {
             files: Vec::new(),
             later_restart: false,
             unborn: false,
+            unnamed: false,
             gone: false,
             listed: true,
             facts: None,

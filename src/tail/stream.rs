@@ -292,6 +292,8 @@ impl Part {
 pub struct Refreshed {
     /// A file has no complete first line yet.
     pub unborn: bool,
+    /// And it isn't empty, so that it may be a part that was known once.
+    pub unnamed: bool,
     /// A file is not where it was listed: it was renamed or removed since.
     pub moved: bool,
     /// Files that could not be looked at, and why.
@@ -482,7 +484,10 @@ impl Stream {
                         let format = identity::format_of(&head, configured);
                         self.found(id, seen, file, format, &head);
                     }
-                    None => refreshed.unborn = true,
+                    None => {
+                        refreshed.unborn = true;
+                        refreshed.unnamed |= !head.is_empty();
+                    }
                 }
             }
             // Renamed or removed since it was listed: the next listing tells.
@@ -576,6 +581,14 @@ impl Stream {
         self.remember(gone.iter().map(|part| part.id), None);
         self.remembered.drain(..self.remembered.len().saturating_sub(REMEMBERED_MAX));
         gone
+    }
+
+    /// Lets every read of a part fail from now on, with an error that may pass.
+    #[cfg(test)]
+    pub fn make_unreadable(&mut self, id: PartId) {
+        let part = self.part_mut(id).expect("there");
+        let file = File::options().append(true).open(&part.path).expect("opened");
+        part.file = Some(Rc::new(file));
     }
 
     /// Closes handles of parts whose files are still there, as if they had never been opened.

@@ -279,6 +279,7 @@ mod tests {
             let answer = ask_at(address, "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n");
             assert!(answer.ends_with("\r\n\r\nalive\n"), "{host}: {answer}");
         }
+        server.stop();
     }
 
     #[test]

@@ -49,7 +49,9 @@ impl Reader {
             return;
         }
         self.ledger = Ledger::new(shorter);
-        self.cuts.retain(|cut| cut.at.part != part || cut.at <= end);
+        // A line that lost its line feed ends behind it all the same.
+        let last = at(part, end.offset + 1);
+        self.cuts.retain(|cut| cut.at.part != part || cut.at <= last);
         self.safe = shorter;
         self.cursor = shorter[0].min(shorter[1]);
         self.counted_to = self.cursor;

@@ -147,7 +147,7 @@ impl Worker {
     fn compare(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("known");
         // A file that may still get a name may be a part that is remembered.
-        if !stream.tail.is_complete() || stream.unborn && !stream.has_ended() {
+        if !stream.tail.is_complete() || stream.unnamed {
             return;
         }
         let StreamState { tail, places, name, .. } = stream;
@@ -196,13 +196,14 @@ impl Worker {
         let stream = self.streams.get_mut(&key).expect("known");
         let ended = stream.has_ended();
         let refreshed = stream.tail.refresh(&stream.files, ended, format);
-        stream.unborn = refreshed.unborn;
+        (stream.unborn, stream.unnamed) = (refreshed.unborn, refreshed.unnamed);
         self.scan_wanted |= refreshed.moved;
         self.unreadable.remove(&key);
         for (path, error) in refreshed.failed {
             self.unreadable.insert(key);
+            metrics::counter!("splashdam_read_errors_total").increment(1);
             if let Some(suppressed) = throttle::allow("open") {
-                tracing::error!(file = %path.display(), cause = %error, suppressed, "a log file can't be opened; it is tried again");
+                tracing::error!(file = %path.display(), cause = %error, suppressed, "a log file can't be opened; the next look at its directory tries again");
             }
         }
         self.compare(key);

@@ -104,6 +104,9 @@ impl Worker {
             return;
         }
         let mut free: Vec<_> = (0..self.outlets.len()).map(|at| self.free_decoders(at)).collect();
+        if free.iter().all(|free| *free == 0) {
+            return;
+        }
         for key in std::mem::take(&mut self.unpacking) {
             let left = &mut free[key.1];
             if *left == 0 {

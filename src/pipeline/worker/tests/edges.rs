@@ -272,6 +272,26 @@ fn parts_that_are_given_up_unread_leave_nothing_behind_but_their_count() {
 }
 
 #[test]
+fn an_empty_live_file_puts_off_no_count_of_what_went_while_no_agent_ran() {
+    let mut node = Node::new();
+    node.start();
+    node.line("of a part that goes");
+    node.rotate(STAMP);
+    node.append("0.log", b"");
+    node.scan();
+    node.settle(2);
+    node.crash(0);
+    let part = node.path(&format!("0.log.{STAMP}"));
+    let bytes = part.metadata().expect("there").len();
+    fs::remove_file(part).expect("removed");
+    node.once = true;
+    node.start();
+    node.scan();
+    node.settle(2);
+    assert_eq!(node.worker().bytes_lost, bytes);
+}
+
+#[test]
 fn whoever_goes_back_to_an_overlooked_part_is_woken() {
     let mut node = Node::new();
     node.start();
