@@ -46,6 +46,9 @@ const PAGE_BYTES: usize = 4096;
 /// the runtime opens the new file before it has emptied its pipes into the old one.
 const SETTLED_NS: u64 = 1_000_000_000;
 
+/// After so many turns in which it could not be read, one a second, a part that gets no more is given up.
+const FAILED_TURNS_MAX: u32 = 300;
+
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -147,10 +150,11 @@ pub struct Reader {
     long_line: Option<LongLine>,
     /// The compressed part that was found damaged last.
     damaged: Option<PartId>,
-    /// Up to where bytes that were never written are counted as lost.
-    unwritten_to: Position,
-    /// Compressed bytes that stand behind damage, and bytes that were never written, since they were
-    /// last taken from here.
+    /// Turns in which the part could not be read, since one in which it could.
+    failed_turns: u32,
+    /// Up to where bytes that were never written, or could not be read, are counted as lost.
+    lost_to: Position,
+    /// Those bytes, and compressed ones that stand behind damage, since they were last taken from here.
     pub damaged_bytes: u64,
 }
 
@@ -180,7 +184,8 @@ impl Reader {
             sure: false,
             long_line: None,
             damaged: None,
-            unwritten_to: Position::START,
+            failed_turns: 0,
+            lost_to: Position::START,
             damaged_bytes: 0,
         }
     }
@@ -268,13 +273,13 @@ impl Reader {
     pub fn turn(&mut self, desk: &mut Desk<'_>) -> Turn {
         let stepped = self.step(desk);
         self.sure = matches!(stepped, Ok(Turn::More));
+        if stepped.is_ok() {
+            self.failed_turns = 0;
+        }
         let turn = match stepped {
             Ok(turn) => turn,
             Err(error) if self.unpacks() && is_damage(&error) => self.give_up_part(&error, desk),
-            Err(error) => {
-                self.source = None;
-                failed(desk, &error)
-            }
+            Err(error) => self.failed(&error, desk),
         };
         if turn == Turn::End && self.unpacks() {
             // Others wait for a decompressor.
@@ -303,8 +308,46 @@ impl Reader {
         match self.is_final(part, self.cursor.offset, desk) {
             Ok(Turn::More) => self.leave(part, desk),
             Ok(turn) => turn,
-            Err(error) => failed(desk, &error),
+            Err(error) => self.failed(&error, desk),
         }
+    }
+
+    /// The part can't be read now. If that lasts and the part gets no more, what is left of it is
+    /// given up: a bad place on a disk is not to stop the stream.
+    fn failed(&mut self, error: &io::Error, desk: &mut Desk<'_>) -> Turn {
+        self.source = None;
+        if error.kind() == io::ErrorKind::NotFound {
+            return Turn::Changed;
+        }
+        let part = self.cursor.part;
+        self.failed_turns += 1;
+        let is_past = desk.ended || desk.stream.after(part).is_some();
+        if self.failed_turns < FAILED_TURNS_MAX || !is_past || !desk.stream.is_complete() {
+            metrics::counter!("splashdam_read_errors_total").increment(1);
+            if let Some(suppressed) = throttle::allow("read") {
+                tracing::error!(
+                    stream = %desk.shipping.name, cause = %error, suppressed,
+                    "a log file can't be read; it is tried again"
+                );
+            }
+            return Turn::Failed;
+        }
+        self.failed_turns = 0;
+        let (place, end) = (self.cursor.offset, self.end_or_guess(desk));
+        let bytes = self.pass_over_lost(at(part, end.max(place)), desk).unwrap_or(0);
+        tracing::error!(
+            stream = %desk.shipping.name, offset = place, bytes, cause = %error,
+            "a log file can't be read for minutes; what is left of it is lost"
+        );
+        self.long_line = None;
+        self.leave(part, desk)
+    }
+
+    /// Where the part at the cursor ends, as far as that is known; a compressed one that doesn't say so
+    /// has as many bytes as on the disk at least.
+    fn end_or_guess(&self, desk: &mut Desk<'_>) -> u64 {
+        let part = desk.stream.part_mut(self.cursor.part);
+        part.map_or(0, |part| part.end_or_told().unwrap_or_else(|| part.disk_bytes()))
     }
 
     fn step(&mut self, desk: &mut Desk<'_>) -> io::Result<Turn> {
@@ -605,15 +648,4 @@ fn malformed<'a>(raw: &'a [u8], part: PartId, time_text: &'a mut Vec<u8>) -> Lin
         tag: b"",
         content: raw,
     }
-}
-
-fn failed(desk: &Desk<'_>, error: &io::Error) -> Turn {
-    let gone = error.kind() == io::ErrorKind::NotFound;
-    if !gone {
-        metrics::counter!("splashdam_read_errors_total").increment(1);
-        if let Some(suppressed) = throttle::allow("read") {
-            tracing::error!(stream = %desk.shipping.name, cause = %error, suppressed, "a log file can't be read; it is tried again");
-        }
-    }
-    if gone { Turn::Changed } else { Turn::Failed }
 }

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use super::{Desk, Reader};
 use crate::checkpoint::Progress;
-use crate::tail::PartId;
+use crate::tail::{PartId, Position};
 
 /// Where the raw bytes are that a reader has gone through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +37,10 @@ impl Reader {
     /// The bytes of `part`, which ended at `end`, can't be had any more; returns how many of them
     /// were not read.
     pub fn lose(&mut self, part: PartId, end: u64) -> u64 {
+        if let Some(entry) = &mut self.remembered {
+            // It was there: nothing of it went while no agent ran.
+            entry.parts.retain(|(known, _)| !known.is(part));
+        }
         let from = match self.cursor.part.cmp(&part) {
             Ordering::Greater => return 0,
             Ordering::Equal => {
@@ -82,6 +86,22 @@ impl Reader {
         self.left.retain(|part, _| *part < here.part || *part >= next);
         self.missed_bytes += lost;
         self.note_lost(lost);
+    }
+
+    /// Goes on at `end`, in the same part: what stands between the cursor and there can't be had.
+    /// Gives how many bytes that is, but once however often they are passed over.
+    pub(super) fn pass_over_lost(&mut self, end: Position, desk: &mut Desk<'_>) -> Option<u64> {
+        self.count_read(desk);
+        let bytes = end.offset - self.cursor.offset;
+        self.cursor = end;
+        self.counted_to = self.counted_to.max(end);
+        if end <= self.lost_to {
+            return None;
+        }
+        self.lost_to = end;
+        self.damaged_bytes += bytes;
+        self.note_lost(bytes);
+        Some(bytes)
     }
 
     /// Counts raw bytes once, however often they are read.

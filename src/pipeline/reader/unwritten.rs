@@ -73,17 +73,10 @@ impl Reader {
 
     /// Goes on at `end`: nothing was ever written between the cursor and there.
     pub(super) fn pass_over_unwritten(&mut self, end: Position, desk: &mut Desk<'_>) {
-        self.count_read(desk);
-        let (from, bytes) = (self.cursor.offset, end.offset - self.cursor.offset);
-        self.cursor = end;
-        self.counted_to = self.counted_to.max(end);
-        if end <= self.unwritten_to {
-            return;
-        }
-        self.unwritten_to = end;
-        self.damaged_bytes += bytes;
-        self.note_lost(bytes);
-        if let Some(suppressed) = throttle::allow("unwritten") {
+        let from = self.cursor.offset;
+        if let Some(bytes) = self.pass_over_lost(end, desk)
+            && let Some(suppressed) = throttle::allow("unwritten")
+        {
             tracing::error!(
                 stream = %desk.shipping.name, offset = from, bytes, suppressed,
                 "a log file has NUL bytes where lines should be, as after a loss of power; what stood there is lost"

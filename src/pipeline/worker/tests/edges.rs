@@ -292,6 +292,40 @@ fn an_empty_live_file_puts_off_no_count_of_what_went_while_no_agent_ran() {
 }
 
 #[test]
+fn a_part_that_cannot_be_read_is_given_up_in_the_end_and_counted() {
+    let mut node = Node::new();
+    node.start();
+    for n in 100..125 {
+        node.line(&format!("line {n} of a part with a bad place"));
+        node.written.remove(&format!("line {n} of a part with a bad place"));
+    }
+    let bytes = node.path("0.log").metadata().expect("there").len();
+    node.rotate(STAMP);
+    node.line("behind");
+    node.scan();
+    node.take_in_without_reading();
+    let stream = node.worker().streams.values_mut().next().expect("listed");
+    let part = stream.tail.parts()[0].id;
+    stream.tail.make_unreadable(part);
+    for _ in 0..60 {
+        node.settle(1);
+    }
+    assert_eq!((node.worker().bytes_lost, node.sent.len()), (0, 0), "it may pass");
+    for _ in 0..300 {
+        node.settle(1);
+    }
+    assert_eq!(node.worker().bytes_lost, bytes);
+    node.finish();
+    node.check();
+    node.crash(0);
+    node.start();
+    node.scan();
+    node.finish();
+    assert_eq!(node.worker().bytes_lost, 0, "it is counted once");
+    node.check();
+}
+
+#[test]
 fn whoever_goes_back_to_an_overlooked_part_is_woken() {
     let mut node = Node::new();
     node.start();
