@@ -33,6 +33,7 @@ use crate::filter::Filters;
 use crate::parse::record::{Joiner, Record};
 use crate::parse::{self, FrameScratch, Lane, Line, time};
 use crate::tail::identity::written_bytes;
+use crate::tail::source::is_damage;
 use crate::tail::{self, PartId, Position, Source};
 use crate::telemetry::throttle;
 
@@ -333,7 +334,8 @@ impl Reader {
             return Turn::Failed;
         }
         self.failed_turns = 0;
-        let (place, end) = (self.cursor.offset, self.end_or_guess(desk));
+        let place = self.cursor.offset;
+        let end = desk.stream.part_mut(part).map_or(0, |part| part.end_or_guess());
         let bytes = self.pass_over_lost(at(part, end.max(place)), desk).unwrap_or(0);
         tracing::error!(
             stream = %desk.shipping.name, offset = place, bytes, cause = %error,
@@ -341,13 +343,6 @@ impl Reader {
         );
         self.long_line = None;
         self.leave(part, desk)
-    }
-
-    /// Where the part at the cursor ends, as far as that is known; a compressed one that doesn't say so
-    /// has as many bytes as on the disk at least.
-    fn end_or_guess(&self, desk: &mut Desk<'_>) -> u64 {
-        let part = desk.stream.part_mut(self.cursor.part);
-        part.map_or(0, |part| part.end_or_told().unwrap_or_else(|| part.disk_bytes()))
     }
 
     fn step(&mut self, desk: &mut Desk<'_>) -> io::Result<Turn> {
@@ -615,12 +610,6 @@ impl Reader {
         }
         Turn::End
     }
-}
-
-/// Whether `error` says what a compressed file is, and not that it could not be read just then.
-fn is_damage(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
 /// Where in `buffer` to put what stands at `offset` of a file, so that both lie alike in their

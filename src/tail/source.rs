@@ -158,6 +158,12 @@ impl GzipSource {
     }
 }
 
+/// Whether `error` says what a file is, and not that it could not be read just then.
+pub fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
+
 /// How long the last member of a gzip file says that it is, uncompressed, modulo 2^32; most files
 /// have one. Source: RFC 1952, section 2.3.1, `ISIZE`.
 ///

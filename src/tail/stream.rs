@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use super::file::{self, open_regular};
 use super::identity::{self, HEAD_BYTES_MAX};
-use super::source::{GzipSource, Source};
+use super::source::{GzipSource, Source, is_damage};
 use super::spool::Spooled;
 use super::{PartId, Position};
 use crate::config::agent::LineFormat;
@@ -103,6 +103,11 @@ impl Part {
     /// count by, for its last member says so of itself alone, modulo 2^32, and may be damaged.
     pub fn end_or_told(&self) -> Option<u64> {
         self.end().or(self.told_bytes)
+    }
+
+    /// The same; a compressed part that doesn't say so has as many bytes as on the disk at least.
+    pub fn end_or_guess(&self) -> u64 {
+        self.end_or_told().unwrap_or(self.disk_bytes)
     }
 
     /// How long a plain part is now; `None` where that can't be told, also when another file's
@@ -629,8 +634,7 @@ fn open_seen(seen: &FileSeen) -> io::Result<Option<(Rc<File>, Vec<u8>)>> {
 /// Whether what was refused now may be had later: not so a damaged or forbidden file, which
 /// costs only itself.
 fn may_pass(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, UnexpectedEof};
-    !matches!(error.kind(), InvalidData | InvalidInput | PermissionDenied | UnexpectedEof)
+    !is_damage(error) && error.kind() != io::ErrorKind::PermissionDenied
 }
 
 /// Reads what names a file: the first uncompressed bytes.

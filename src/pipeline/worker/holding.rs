@@ -52,7 +52,7 @@ impl Worker {
     fn give_up_oldest(&mut self, key: StreamKey) {
         let stream = self.streams.get_mut(&key).expect("it holds something");
         if let Some(part) = stream.tail.give_up_oldest() {
-            let whole = part.end_or_told().unwrap_or_else(|| part.disk_bytes());
+            let whole = part.end_or_guess();
             let unread = stream.lose(part.id, whole);
             let lost = if stream.is_undecided() { whole } else { unread };
             self.lost_held(key, LossCause::Held, lost);
