@@ -120,6 +120,15 @@ impl Node {
         }
     }
 
+    /// With batches that a turn fills, or `at_leisure`.
+    fn batching(at_leisure: bool) -> Self {
+        let mut node = Self::new();
+        if at_leisure {
+            node.batch_at_leisure();
+        }
+        node
+    }
+
     /// Lets batches be so large that a turn ends with what it has read.
     fn batch_at_leisure(&mut self) {
         for pipeline in &mut self.pipelines {
@@ -553,10 +562,7 @@ fn a_file_that_was_emptied_neither_spins_nor_stops_the_stream() {
 #[test]
 fn what_stands_behind_damage_is_a_counted_loss() {
     for at_leisure in [false, true] {
-        let mut node = Node::new();
-        if at_leisure {
-            node.batch_at_leisure();
-        }
+        let mut node = Node::batching(at_leisure);
         for n in 0..400 {
             node.line(&format!("{{\"message\":\"line {n}\"}}"));
             node.written.remove(&format!("{{\"message\":\"line {n}\"}}"));
@@ -581,10 +587,7 @@ fn what_stands_behind_damage_is_a_counted_loss() {
 #[test]
 fn damage_before_the_place_that_is_gone_on_from_stops_nothing() {
     for at_leisure in [false, true] {
-        let mut node = Node::new();
-        if at_leisure {
-            node.batch_at_leisure();
-        }
+        let mut node = Node::batching(at_leisure);
         node.start();
         (0..200).for_each(|n| node.line(&format!("safe {n}")));
         node.scan();

@@ -107,10 +107,7 @@ struct Story {
 
 impl Story {
     fn new(clock: Clock, at_leisure: bool) -> Self {
-        let mut node = Node::new();
-        if at_leisure {
-            node.batch_at_leisure();
-        }
+        let mut node = Node::batching(at_leisure);
         node.start();
         Self {
             node,
