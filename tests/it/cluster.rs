@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::http::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::support::captures::Line;
 use crate::support::control::{ControlPlane, Resource};
@@ -364,7 +364,7 @@ fn the_agents_token_lists_and_watches_pods_and_does_nothing_else() {
 fn an_agent_with_this_token_knows_the_pods_of_its_node() {
     let control = control_plane();
     install(&control, "");
-    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    let kubeconfig = NamedTempFile::new().unwrap();
     fs::write(kubeconfig.path(), control.account(NAMESPACE, "splashdam").to_string()).unwrap();
     check_agent(&control, &Node::in_cluster("worker", kubeconfig.path()));
 }
@@ -372,12 +372,7 @@ fn an_agent_with_this_token_knows_the_pods_of_its_node() {
 /// This server doesn't have the kinds of Flink's operator.
 #[test]
 fn with_the_component_for_flink_the_agent_may_ask_for_what_need_not_be_there() {
-    let control = control_plane();
-    let overlay = overlay_with("flink");
-    install(&control, overlay.path().to_str().unwrap());
-    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
-    let account = control.account(NAMESPACE, "splashdam");
-    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+    let (control, account, kubeconfig) = with_component("flink");
     let client = control.client(&account);
     for kind in ["flinkdeployments", "flinksessionjobs"] {
         let path = format!("/apis/flink.apache.org/v1beta1/{kind}");
@@ -405,12 +400,7 @@ fn with_the_component_for_flink_the_agent_may_ask_for_what_need_not_be_there() {
 
 #[test]
 fn with_the_component_for_namespace_labels_the_agent_may_read_namespaces_too() {
-    let control = control_plane();
-    let overlay = overlay_with("namespace-labels");
-    install(&control, overlay.path().to_str().unwrap());
-    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
-    let account = control.account(NAMESPACE, "splashdam");
-    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+    let (control, account, kubeconfig) = with_component("namespace-labels");
     let client = control.client(&account);
     let ask = |method: Method, path: &str| control.ask(&client, &method, path);
     wait_until(SOON, "namespaces may be listed", || ask(Method::GET, "/api/v1/namespaces") == 200);
@@ -427,6 +417,16 @@ fn with_the_component_for_namespace_labels_the_agent_may_read_namespaces_too() {
     let document = check_agent_taken(&control, &node, &criteria);
     let label = text(&document, "kubernetes_namespace.labels.kubernetes_io_metadata_name");
     assert_eq!(label.as_deref(), Some(NAMESPACE));
+}
+
+/// A control plane with this component beside the base, and the account of its agents, also in a file.
+fn with_component(component: &str) -> (ControlPlane, Value, NamedTempFile) {
+    let control = control_plane();
+    install(&control, overlay_with(component).path().to_str().unwrap());
+    let account = control.account(NAMESPACE, "splashdam");
+    let kubeconfig = NamedTempFile::new().unwrap();
+    fs::write(kubeconfig.path(), account.to_string()).unwrap();
+    (control, account, kubeconfig)
 }
 
 fn agent_on_worker(control: &ControlPlane) -> Value {
