@@ -22,29 +22,11 @@ pub const LENGTH: usize = 40;
 
 const TIME: usize = 13;
 const HASH: usize = 11;
-const OFFSET: usize = 8;
 
 /// Largest byte position that an id can tell: 256 TiB. Larger ones are taken for it.
 const MAX_OFFSET: u64 = (1 << 48) - 1;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// Two characters of six bits each.
-static PAIRS: [[u8; 2]; 1 << 12] = pairs(6);
-
-/// Two characters of five bits each.
-static TIME_PAIRS: [[u8; 2]; 1 << 10] = pairs(5);
-
-/// All pairs of characters that carry so many bits each.
-const fn pairs<const N: usize>(bits: usize) -> [[u8; 2]; N] {
-    let mut pairs = [[0; 2]; N];
-    let mut i = 0;
-    while i < N {
-        pairs[i] = [ALPHABET[i >> bits], ALPHABET[i & ((1 << bits) - 1)]];
-        i += 1;
-    }
-    pairs
-}
 
 /// What does not differ between the records of a part, ready to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,22 +65,59 @@ pub fn hash(
 
 /// The id of the record made from the raw bytes `start..end` of a part, whose first piece
 /// the runtime took at `time_ns` nanoseconds since the epoch; a time before that counts as zero.
+#[inline]
 pub fn of(time_ns: i64, hash: &IdHash, start: u64, end: u64) -> [u8; LENGTH] {
-    let mut id = [0; LENGTH];
-    let (time, rest) = id.split_at_mut(TIME);
-    let (middle, positions) = rest.split_at_mut(HASH);
-    let mut bits = u64::try_from(time_ns).unwrap_or(0);
-    // An odd number of characters: the first stands alone.
-    for pair in time.rchunks_exact_mut(2) {
-        pair.copy_from_slice(&TIME_PAIRS[(bits & 0x3FF) as usize]);
-        bits >>= 10;
+    let time = u64::try_from(time_ns).unwrap_or(0);
+    // The time in two words, of which the first one has its last five characters only.
+    let words = [
+        in_bytes::<5>(time >> 40),
+        in_bytes::<5>(time & ((1 << 40) - 1)),
+        in_bytes::<6>(start.min(MAX_OFFSET)),
+        in_bytes::<6>(end.min(MAX_OFFSET)),
+    ];
+    let mut characters = [0; 4 * WORD];
+    for (place, word) in characters.chunks_exact_mut(WORD).zip(words) {
+        place.copy_from_slice(&word.to_be_bytes());
     }
-    time[0] = ALPHABET[(bits & 31) as usize];
-    middle.copy_from_slice(&hash.0);
-    let (start_text, end_text) = positions.split_at_mut(OFFSET);
-    write_offset(start, start_text);
-    write_offset(end, end_text);
+    // All at once, so that the compiler takes vectors.
+    characters = characters.map(character);
+    let (time, positions) = characters.split_at(2 * WORD);
+    let mut id = [0; LENGTH];
+    id[..TIME].copy_from_slice(&time[2 * WORD - TIME..]);
+    id[TIME..TIME + HASH].copy_from_slice(&hash.0);
+    id[TIME + HASH..].copy_from_slice(positions);
     id
+}
+
+/// Characters that are made at once.
+const WORD: usize = 8;
+
+/// Eight digits of `BITS` bits each, in a byte each; `number` has no more than they hold.
+#[inline(always)]
+fn in_bytes<const BITS: u32>(number: u64) -> u64 {
+    // The half in front, then the quarter in front of each half, then the eighth, moves up.
+    let halves = spread(number, 1, 32, 4 * BITS);
+    let quarters = spread(halves, 0x1_0000_0001, 16, 2 * BITS);
+    spread(quarters, 0x0001_0001_0001_0001, 8, BITS)
+}
+
+/// In each of the fields that begin where `ones` has its bits: leaves the lowest `bits`, and moves
+/// those above them to `width`.
+#[inline(always)]
+fn spread(fields: u64, ones: u64, width: u32, bits: u32) -> u64 {
+    let low = ones * ((1 << bits) - 1);
+    (fields & !low) << (width - bits) | fields & low
+}
+
+/// The character of a digit of six bits; as sums, for vectors.
+#[inline(always)]
+fn character(digit: u8) -> u8 {
+    let from = |first: u8, by: u8| if digit >= first { by } else { 0 };
+    let letters = (digit + b'A').wrapping_add(from(26, b'a' - b'Z' - 1));
+    letters
+        .wrapping_sub(from(52, b'z' + 1 - b'0'))
+        .wrapping_sub(from(62, b'9' + 1 - b'-'))
+        .wrapping_add(from(63, b'_' - b'-' - 1))
 }
 
 /// The runtime time that an id begins with; `None` where it is no id of this form.
@@ -111,14 +130,6 @@ pub fn time_of(id: &[u8]) -> Option<i64> {
         (value < 32).then_some(bits << 5 | value as u128)
     })?;
     i64::try_from(bits).ok()
-}
-
-fn write_offset(offset: u64, place: &mut [u8]) {
-    let mut bits = offset.min(MAX_OFFSET) as usize;
-    for pair in place.rchunks_exact_mut(2) {
-        pair.copy_from_slice(&PAIRS[bits & 0xFFF]);
-        bits >>= 12;
-    }
 }
 
 /// The character of the lowest six bits.
@@ -154,6 +165,18 @@ mod tests {
             id(1_795_468_937_493_127_544, 0, 420),
             "BRaWJPRQINILY1AQqZRJiUyYAAAAAAAAAAAAAAGk"
         );
+    }
+
+    #[test]
+    fn characters_are_those_of_the_alphabet() {
+        for (digit, expected) in (0..).zip(ALPHABET) {
+            assert_eq!(character(digit), *expected, "{digit}");
+        }
+        let digits = [1_u8, 2, 31, 0, 17, 30, 5, 16];
+        let number = |bits: u32| digits.iter().fold(0, |all, &one| all << bits | u64::from(one));
+        assert_eq!(in_bytes::<5>(number(5)).to_be_bytes(), digits);
+        assert_eq!(in_bytes::<6>(number(6)).to_be_bytes(), digits);
+        assert_eq!(in_bytes::<6>(MAX_OFFSET).to_be_bytes(), [63; WORD]);
     }
 
     #[test]
