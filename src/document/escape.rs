@@ -4,7 +4,7 @@
 //! backslashes and control characters become escapes (ANSI's escape is `\u001b`), all else is
 //! copied in runs. Does not write the quotes around it.
 
-use crate::parse::json::{Search, Task, with_best};
+use crate::parse::json::{Search, Specials, Task, with_best};
 
 /// Appends `text`, escaped.
 pub fn write(text: &[u8], out: &mut Vec<u8>) {
@@ -35,17 +35,20 @@ impl Task for WriteValid<'_, '_> {
     #[inline(always)]
     fn run<S: Search>(self) {
         let Self { text, out } = self;
-        let mut pos = 0;
-        while let Some(rest) = text.get(pos..) {
-            let end = S::plain_end(text, pos);
-            out.extend_from_slice(rest.get(..end - pos).unwrap_or_default());
-            let Some(&byte) = text.get(end) else { return };
+        let mut specials = Specials::<S>::new(text, 0);
+        let mut from = 0;
+        loop {
+            let at = specials.next();
+            out.extend_from_slice(text.get(from..at).unwrap_or_default());
+            let Some(&byte) = text.get(at) else { return };
             write_special(byte, out);
-            pos = end + 1;
+            from = at + 1;
+            specials.pass(from);
         }
     }
 }
 
+#[inline]
 fn write_special(byte: u8, out: &mut Vec<u8>) {
     let short = match byte {
         b'"' => b'"',

@@ -18,8 +18,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub use known::UNMARKED;
-use known::{Ids, KnownNames, Meaning, NOWHERE};
-pub use search::{Search, Task, with_best};
+use known::{BEGINNING, Id, Key, KnownNames, Meaning, NOWHERE};
+pub use search::{Search, Specials, Task, with_best};
 
 /// Objects and arrays inside one another, the outer object being the first. Elasticsearch's own
 /// limit for mapped objects is 20 (`index.mapping.depth.limit`).
@@ -85,7 +85,7 @@ pub struct Member {
     pub value_type: ValueType,
     /// What its name was [marked](Scan::mark) with, [`UNMARKED`] if it wasn't.
     pub mark: u8,
-    known: u8,
+    known: Id,
 }
 
 impl Member {
@@ -249,11 +249,10 @@ impl<S: Search> Cursor<'_, '_, S> {
         if self.peek() == b'}' {
             self.pos += 1;
         } else {
-            let mut before = None;
-            let mut ids = Ids::default();
+            let mut before = BEGINNING;
             loop {
-                if !self.usual_members(&mut before, &mut ids) {
-                    before = Some(self.member(before, &mut ids)?);
+                if !self.usual_members(&mut before) {
+                    before = self.member(before)?;
                 }
                 end = self.pos;
                 if self.ends_object()? {
@@ -267,25 +266,27 @@ impl<S: Search> Cursor<'_, '_, S> {
     }
 
     /// Passes top-level members for as long as each is what nearly all are: a name that is guessed,
-    /// then a string without escapes or some digits, and nothing in between. `before` is the number
-    /// of the name before, then that of the last. Gives whether it stopped behind a member, with no
-    /// comma there; else before one, which is for [`Self::member`].
+    /// then a string or some digits, and nothing in between. `before` is the place of the name
+    /// before, then that of the last. Gives whether it stopped behind a member, with no comma there;
+    /// else before one, which is for [`Self::member`].
     #[inline(always)]
-    fn usual_members(&mut self, before: &mut Option<u8>, ids: &mut Ids) -> bool {
+    fn usual_members(&mut self, before: &mut Id) -> bool {
         let line = self.line;
         let byte = |at| line.get(at).copied().unwrap_or(0);
-        let mut start = self.pos;
-        loop {
-            let rest = line.get(start..).unwrap_or_default();
-            let Some(guess) = self.out.known.guess(*before, rest) else { break };
-            let value_start = start + guess.bytes;
+        let Scan { known: names, members, job_id, .. } = &mut *self.out;
+        let (mut start, mut last, mut unusual) = (self.pos, names.at(*before), false);
+        let is_behind = loop {
+            let Some(rest) = line.get(start..) else { break false };
+            let Some(known) = names.guess(last, rest) else { break false };
+            let value_start = start + known.bytes();
             let (value_type, value_end) = match byte(value_start) {
                 b'"' => {
-                    let quote = S::plain_end(line, value_start + 1);
-                    if byte(quote) != b'"' {
-                        break;
+                    let string = string::<S>(line, value_start + 1);
+                    if byte(string.end) != b'"' {
+                        break false;
                     }
-                    (ValueType::String, quote + 1)
+                    unusual |= string.has_lone_surrogate;
+                    (ValueType::String, string.end + 1)
                 }
                 b'1'..=b'9' => {
                     let mut end = value_start + 1;
@@ -293,63 +294,64 @@ impl<S: Search> Cursor<'_, '_, S> {
                         end += 1;
                     }
                     if !matches!(byte(end), b',' | b'}') {
-                        break;
+                        break false;
                     }
                     (ValueType::Number, end)
                 }
-                _ => break,
+                _ => break false,
             };
-            self.unusual |= ids.insert(guess.id);
-            if guess.meaning == Meaning::Job {
-                self.note_job(value_start..value_end);
+            unusual |= known.key.is_again;
+            if known.key.meaning == Meaning::Job {
+                note_job(job_id, line, value_start..value_end);
             }
-            self.out.members.push(Member {
+            members.push(Member {
                 key_start: narrow(start + 1),
                 key_end: narrow(value_start - 2),
                 value_start: narrow(value_start),
                 value_end: narrow(value_end),
                 value_type,
-                mark: guess.mark,
-                known: guess.id,
+                mark: known.key.mark,
+                known: known.key.place,
             });
-            *before = Some(guess.id);
+            last = known;
+            start = value_end;
             if byte(value_end) != b',' {
-                self.pos = value_end;
-                return true;
+                break true;
             }
-            start = value_end + 1;
-        }
+            start += 1;
+        };
+        *before = last.key.place;
+        self.unusual |= unusual;
         self.pos = start;
-        self.skip_space();
-        false
+        if !is_behind {
+            self.skip_space();
+        }
+        is_behind
     }
 
-    /// A top-level member behind the one with the name `before`; gives the number of its own name,
-    /// [`NOWHERE`] if it has none.
+    /// A top-level member behind the one whose name is at the place `before`; gives its own place.
     #[inline(always)]
-    fn member(&mut self, before: Option<u8>, ids: &mut Ids) -> Result<u8, Reason> {
-        let text_start = self.pos;
-        let rest = self.line.get(text_start..).unwrap_or_default();
-        let (id, key_end, meaning, mark) = match self.out.known.guess(before, rest) {
+    fn member(&mut self, before: Id) -> Result<Id, Reason> {
+        let key_start = self.pos + 1;
+        let names = &self.out.known;
+        let rest = self.line.get(self.pos..).unwrap_or_default();
+        let (key, key_end) = match names.guess(names.at(before), rest) {
             Some(guess) => {
-                self.pos = text_start + guess.bytes;
+                let (key, end) = (guess.key, self.pos + guess.bytes());
+                self.pos = end;
                 self.skip_space();
-                (Some(guess.id), text_start + guess.bytes - 2, guess.meaning, guess.mark)
+                (key, end - 2)
             }
-            None => {
-                let (id, key_end, meaning) = self.new_name(before)?;
-                (id, key_end, meaning, UNMARKED)
-            }
+            None => self.new_name(before)?,
         };
-        let key_start = text_start + 1;
-        match id {
-            Some(id) => self.unusual |= ids.insert(id),
-            None => self.compare_top(key_start..key_end),
+        if key.place == NOWHERE {
+            self.compare_top(key_start..key_end);
         }
+        self.unusual |= key.is_again;
         let value_start = self.pos;
         let value_type = match self.peek() {
             b'{' => {
-                self.nested(meaning == Meaning::JobCarrier)?;
+                self.nested(key.meaning == Meaning::JobCarrier)?;
                 ValueType::Object
             }
             b'[' => {
@@ -364,23 +366,21 @@ impl<S: Search> Cursor<'_, '_, S> {
             value_start: narrow(value_start),
             value_end: narrow(self.pos),
             value_type,
-            mark,
-            known: id.unwrap_or(NOWHERE),
+            mark: key.mark,
+            known: key.place,
         });
-        if meaning == Meaning::Job {
-            self.note_job(value_start..self.pos);
+        if key.meaning == Meaning::Job {
+            note_job(&mut self.out.job_id, self.line, value_start..self.pos);
         }
-        Ok(id.unwrap_or(NOWHERE))
+        Ok(key.place)
     }
 
-    /// A top-level member's name that was not guessed: its number if it has one, its end, and what
-    /// it means.
+    /// A top-level member's name that was not guessed: what is known of it, and its end.
     #[inline(never)]
-    fn new_name(&mut self, before: Option<u8>) -> Result<(Option<u8>, usize, Meaning), Reason> {
+    fn new_name(&mut self, before: Id) -> Result<(Key, usize), Reason> {
         let name = self.name()?;
         let text = self.line.get(at(name.start)..at(name.end)).unwrap_or_default();
-        let id = self.out.known.note(before, text);
-        Ok((id, at(name.end), Meaning::of(text)))
+        Ok((self.out.known.note(before, text), at(name.end)))
     }
 
     /// An object or array inside the outer object, whose opening bracket is next, with all that is
@@ -403,7 +403,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             } else {
                 self.scalar()?;
                 if is_job {
-                    self.note_job(value_start..self.pos);
+                    note_job(&mut self.out.job_id, self.line, value_start..self.pos);
                 }
             }
             if self.closes()? {
@@ -527,55 +527,10 @@ impl<S: Search> Cursor<'_, '_, S> {
     /// whether there was an escape.
     #[inline(always)]
     fn string(&mut self) -> Result<bool, Reason> {
-        let mut escaped = false;
-        loop {
-            self.pos = S::plain_end(self.line, self.pos);
-            match self.take() {
-                b'"' => return Ok(escaped),
-                b'\\' => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                _ => return Err(Reason::Invalid),
-            }
-        }
-    }
-
-    /// What follows a backslash.
-    #[inline]
-    fn escape(&mut self) -> Result<(), Reason> {
-        match self.take() {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
-            b'u' => self.unicode_escape(),
-            _ => Err(Reason::Invalid),
-        }
-    }
-
-    /// The four digits of `\u`, and the second half of a surrogate pair where one follows. A half
-    /// on its own is grammatical, and Elasticsearch takes it, but gives back what no UTF-8 can
-    /// hold (elastic/elasticsearch#9538): the slow road makes it U+FFFD.
-    fn unicode_escape(&mut self) -> Result<(), Reason> {
-        let unit = self.hex4()?;
-        match unit {
-            0xD800..=0xDBFF => {
-                let next = self.line.get(self.pos..self.pos + 6);
-                let pair = next.and_then(|next| next.strip_prefix(b"\\u")).and_then(hex4);
-                if matches!(pair, Some(0xDC00..=0xDFFF)) {
-                    self.pos += 6;
-                } else {
-                    self.unusual = true;
-                }
-            }
-            0xDC00..=0xDFFF => self.unusual = true,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn hex4(&mut self) -> Result<u16, Reason> {
-        let unit = self.line.get(self.pos..).and_then(hex4).ok_or(Reason::Invalid)?;
-        self.pos += 4;
-        Ok(unit)
+        let string = string::<S>(self.line, self.pos);
+        self.pos = string.end;
+        self.unusual |= string.has_lone_surrogate;
+        if self.take() == b'"' { Ok(string.is_escaped) } else { Err(Reason::Invalid) }
     }
 
     #[inline(always)]
@@ -627,7 +582,7 @@ impl<S: Search> Cursor<'_, '_, S> {
         Ok(())
     }
 
-    /// A name that has no number, in the outer object. Names with a number are others.
+    /// A name that has no place, in the outer object.
     #[cold]
     fn compare_top(&mut self, key: Range<usize>) {
         let members = &self.out.members;
@@ -644,17 +599,6 @@ impl<S: Search> Cursor<'_, '_, S> {
             || names
                 .iter()
                 .any(|(other, of)| *of == hash && self.slice(*other) == self.slice(name));
-    }
-
-    /// Keeps what a string holds, if it is the first job's id.
-    #[inline(always)]
-    fn note_job(&mut self, value: Range<usize>) {
-        if self.out.job_id.is_none()
-            && let Some([b'"', id @ .., b'"']) = self.line.get(value.clone())
-            && is_job_id(id)
-        {
-            self.out.job_id = Some(value.start + 1..value.end - 1);
-        }
     }
 
     #[inline(always)]
@@ -690,6 +634,87 @@ impl<S: Search> Cursor<'_, '_, S> {
             self.unusual |= byte == b'\n' || byte == b'\r';
             self.pos += 1;
         }
+    }
+}
+
+/// What was found of a string behind its opening quote.
+struct StringEnd {
+    /// Where its closing quote is, or what can't stand in a string, or the end of the line.
+    end: usize,
+    is_escaped: bool,
+    has_lone_surrogate: bool,
+}
+
+/// Reads a string from behind its opening quote on.
+#[inline(always)]
+fn string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+    // Nearly none has an escape: then there is nothing to be kept for going on.
+    let end = Specials::<S>::new(line, start).next();
+    if line.get(end) == Some(&b'\\') {
+        return escaped_string::<S>(line, end);
+    }
+    StringEnd { end, is_escaped: false, has_lone_surrogate: false }
+}
+
+/// Reads a string on from its first escape.
+#[inline(always)]
+fn escaped_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+    let mut specials = Specials::<S>::new(line, start);
+    let (mut is_escaped, mut has_lone_surrogate) = (false, false);
+    loop {
+        let end = specials.next();
+        let behind = match line.get(end..) {
+            Some([b'\\', b'u', rest @ ..]) => unicode_escape(rest).map(|(bytes, is_lone)| {
+                has_lone_surrogate |= is_lone;
+                end + 2 + bytes
+            }),
+            Some([b'\\', byte, ..]) => SHORT_ESCAPES[usize::from(*byte)].then_some(end + 2),
+            _ => None,
+        };
+        let Some(behind) = behind else {
+            return StringEnd { end, is_escaped, has_lone_surrogate };
+        };
+        is_escaped = true;
+        specials.pass(behind);
+    }
+}
+
+/// Which bytes make an escape of two bytes behind a backslash.
+static SHORT_ESCAPES: [bool; 256] = {
+    let mut short = [false; 256];
+    let mut rest: &[u8] = b"\"\\/bfnrt";
+    while let [byte, others @ ..] = rest {
+        short[*byte as usize] = true;
+        rest = others;
+    }
+    short
+};
+
+/// What follows on `\u`: how many bytes of `rest` are its four digits, and the second half of a
+/// surrogate pair where one follows; and whether it is half a pair on its own. That is grammatical,
+/// and Elasticsearch takes it, but gives back what no UTF-8 can hold (elastic/elasticsearch#9538):
+/// the slow road makes it U+FFFD. `None` if the digits are none.
+#[inline(never)]
+fn unicode_escape(rest: &[u8]) -> Option<(usize, bool)> {
+    let is_pair = || {
+        let low = rest.get(4..)?.strip_prefix(b"\\u").and_then(hex4)?;
+        Some((0xDC00..=0xDFFF).contains(&low))
+    };
+    Some(match hex4(rest)? {
+        0xD800..=0xDBFF if is_pair() == Some(true) => (10, false),
+        0xD800..=0xDFFF => (4, true),
+        _ => (4, false),
+    })
+}
+
+/// Keeps what the string at `value` holds, if it is the first job's id.
+#[inline(always)]
+fn note_job(job_id: &mut Option<Range<usize>>, line: &[u8], value: Range<usize>) {
+    if job_id.is_none()
+        && let Some([b'"', id @ .., b'"']) = line.get(value.clone())
+        && is_job_id(id)
+    {
+        *job_id = Some(value.start + 1..value.end - 1);
     }
 }
 

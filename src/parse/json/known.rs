@@ -1,12 +1,17 @@
-//! Names that earlier lines' members had, and which of them followed which.
+//! Names that earlier lines' members had, in the order in which they had them.
 //!
 //! Lines of one layout have the same names in nearly the same order. A name that is guessed takes
 //! one comparison of its bytes with the line's; one that has to be read takes a search for its end,
-//! and a comparison with the others of its object. Owns nothing but such guesses: what is guessed
-//! wrong or not at all costs time and changes no result. Bounded, and forgotten when it is full.
+//! and a comparison with the others of its object. Each place stands for a name behind certain other
+//! names, so that it is known of it whether the object had the name before. Owns nothing but such
+//! guesses: what is guessed wrong or not at all costs time and changes no result. Bounded, and
+//! forgotten when it is full.
 
-/// Names that are known at once; a number of one fits into [`Ids`].
-const NAMES_MAX: usize = 128;
+/// Places in the table; a power of two, so that every [`Id`] has one.
+const PLACES: usize = 128;
+
+/// Places that have a name; the others are [`BEGINNING`] and [`NOWHERE`].
+const NAMES_MAX: u8 = BEGINNING;
 
 /// The longest name with its quotes and colon.
 const TEXT_BYTES_MAX: usize = 64;
@@ -17,37 +22,14 @@ const BLOCK: usize = 32;
 /// A place in the table.
 pub(super) type Id = u8;
 
-/// The place of a name that has none.
-pub(super) const NOWHERE: Id = Id::MAX;
+/// The place that an object's first member stands behind.
+pub(super) const BEGINNING: Id = 126;
+
+/// The place of all names that have none of their own, wherever they stand.
+pub(super) const NOWHERE: Id = 127;
 
 /// What a name is marked with before anybody has marked it.
 pub const UNMARKED: u8 = 0;
-
-/// Which known names an object has had.
-#[derive(Debug, Default)]
-pub(super) struct Ids([u64; 2]);
-
-impl Ids {
-    /// Adds a name; says whether it was there before.
-    #[inline(always)]
-    pub(super) fn insert(&mut self, id: Id) -> bool {
-        let word = &mut self.0[usize::from(id >> 6 & 1)];
-        let bit = 1 << (id & 63);
-        let before = *word & bit != 0;
-        *word |= bit;
-        before
-    }
-}
-
-/// A name that was guessed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Guess {
-    pub(super) id: Id,
-    /// With quotes and colon.
-    pub(super) bytes: usize,
-    pub(super) meaning: Meaning,
-    pub(super) mark: u8,
-}
 
 /// What a name says of its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,142 +52,177 @@ impl Meaning {
     }
 }
 
-#[derive(Debug)]
-struct Known {
+/// What is known of a name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) place: Id,
+    pub(super) meaning: Meaning,
+    pub(super) mark: u8,
+    /// One of those that it stands behind has the same name.
+    pub(super) is_again: bool,
+}
+
+/// A name behind certain others. In lines of the processor's cache of its own: each member of each
+/// line looks at one.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(super) struct Known {
     /// `"name":`, and zeros.
     text: [u8; TEXT_BYTES_MAX],
     /// Which bytes of the first block are the text's.
     mask: [u8; BLOCK],
+    /// Of the text; 0 for a place without a name.
     length: u8,
-    meaning: Meaning,
-    mark: u8,
+    /// What it stands behind.
+    before: Id,
     /// What came next the last two times that it was something else.
-    next: Followers,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Followers([Id; 2]);
-
-impl Default for Followers {
-    fn default() -> Self {
-        Self([NOWHERE; 2])
-    }
+    next: [Id; 2],
+    pub(super) key: Key,
 }
 
 impl Known {
+    /// A place without a name.
+    const NONE: Self = Self {
+        text: [0; TEXT_BYTES_MAX],
+        mask: [u8::MAX; BLOCK],
+        length: 0,
+        before: NOWHERE,
+        next: [NOWHERE; 2],
+        key: Key { place: NOWHERE, meaning: Meaning::Any, mark: UNMARKED, is_again: false },
+    };
+
     /// `None` for what can't be compared with a line as it stands: long or escaped names.
-    fn new(name: &[u8]) -> Option<Self> {
+    fn new(name: &[u8], before: Id, key: Key) -> Option<Self> {
         let length = name.len() + 3;
         if length > TEXT_BYTES_MAX || name.contains(&b'\\') {
             return None;
         }
         let mut text = [0; TEXT_BYTES_MAX];
-        for (place, byte) in text.iter_mut().zip([b"\"", name, b"\":"].concat()) {
-            *place = byte;
+        for (place, byte) in text.iter_mut().zip(b"\"".iter().chain(name).chain(b"\":")) {
+            *place = *byte;
         }
         let mut mask = [0; BLOCK];
         mask.iter_mut().take(length).for_each(|byte| *byte = u8::MAX);
-        let length = u8::try_from(length).ok()?;
-        let meaning = Meaning::of(name);
-        Some(Self { text, mask, length, meaning, mark: UNMARKED, next: Followers::default() })
+        Some(Self { text, mask, length: u8::try_from(length).ok()?, before, key, ..Self::NONE })
     }
 
-    /// With quotes and colon.
+    /// Its bytes, with quotes and colon.
+    #[inline(always)]
+    pub(super) fn bytes(&self) -> usize {
+        usize::from(self.length)
+    }
+
     fn text(&self) -> &[u8] {
-        &self.text[..usize::from(self.length)]
+        self.text.get(..self.bytes()).unwrap_or_default()
     }
 
     fn name(&self) -> &[u8] {
-        &self.text[1..usize::from(self.length) - 2]
+        self.text().get(1..self.bytes() - 2).unwrap_or_default()
     }
 
     #[inline(always)]
     fn begins(&self, line: &[u8]) -> bool {
-        let Some(block) = line.first_chunk::<BLOCK>() else {
-            return line.starts_with(self.text());
-        };
+        let Some(block) = line.first_chunk::<BLOCK>() else { return self.begins_in_bytes(line) };
         let mut differs = 0;
         for ((here, text), mask) in block.iter().zip(&self.text).zip(&self.mask) {
             differs |= (here ^ text) & mask;
         }
-        differs == 0 && (usize::from(self.length) <= BLOCK || line.starts_with(self.text()))
+        differs == 0 && ((1..=BLOCK).contains(&self.bytes()) || self.begins_in_bytes(line))
+    }
+
+    fn begins_in_bytes(&self, line: &[u8]) -> bool {
+        self.length != 0 && line.starts_with(self.text())
     }
 }
 
 /// The names and what is known of their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct KnownNames {
-    names: Vec<Known>,
-    /// What an object begins with.
-    first: Followers,
-    /// What comes behind a name that has no place.
-    behind_unknown: Followers,
+    places: Box<[Known; PLACES]>,
+    /// How many of the places have a name, the first ones.
+    names: u8,
     is_full: bool,
+}
+
+impl Default for KnownNames {
+    fn default() -> Self {
+        let mut places = Box::new([Known::NONE; PLACES]);
+        places[usize::from(BEGINNING)].key.place = BEGINNING;
+        Self { places, names: 0, is_full: false }
+    }
 }
 
 impl KnownNames {
     /// To be called between lines: forgets all if there was no place for a name.
     pub(super) fn make_room(&mut self) {
         if self.is_full {
-            self.names.clear();
-            self.first = Followers::default();
-            self.behind_unknown = Followers::default();
-            self.is_full = false;
+            *self = Self::default();
         }
     }
 
-    /// Marks a name for as long as it is known.
-    pub(super) fn mark(&mut self, id: Id, mark: u8) {
-        if let Some(known) = self.names.get_mut(usize::from(id)) {
-            known.mark = mark;
+    #[inline(always)]
+    pub(super) fn at(&self, place: Id) -> &Known {
+        &self.places[usize::from(place) % PLACES]
+    }
+
+    /// Marks a name for as long as its place is known.
+    pub(super) fn mark(&mut self, place: Id, mark: u8) {
+        if place < self.names {
+            self.places[usize::from(place)].key.mark = mark;
         }
     }
 
     pub(super) fn unmark_all(&mut self) {
-        self.names.iter_mut().for_each(|known| known.mark = UNMARKED);
+        self.places.iter_mut().for_each(|known| known.key.mark = UNMARKED);
     }
 
-    /// The name that `line` goes on with behind the name `before`, or at the beginning if it is
-    /// `None`.
+    /// The name that `line` goes on with behind `before`.
     #[inline(always)]
-    pub(super) fn guess(&self, before: Option<Id>, line: &[u8]) -> Option<Guess> {
-        let followers = match before {
-            Some(id) => self.names.get(usize::from(id)).map_or(self.behind_unknown, |it| it.next),
-            None => self.first,
-        };
-        for id in followers.0 {
-            if let Some(known) = self.names.get(usize::from(id))
-                && known.begins(line)
-            {
-                let bytes = usize::from(known.length);
-                return Some(Guess { id, bytes, meaning: known.meaning, mark: known.mark });
-            }
+    pub(super) fn guess(&self, before: &Known, line: &[u8]) -> Option<&Known> {
+        let first = self.at(before.next[0]);
+        if first.begins(line) {
+            return Some(first);
         }
-        None
+        let second = self.at(before.next[1]);
+        second.begins(line).then_some(second)
     }
 
-    /// Notes that `name` came behind `before`. `None` where there is no place for it.
+    /// Notes that `name` came behind the place `before`. It may have none of its own: [`NOWHERE`].
     #[cold]
-    pub(super) fn note(&mut self, before: Option<Id>, name: &[u8]) -> Option<Id> {
-        let place = match self.names.iter().position(|known| known.name() == name) {
-            Some(place) => place,
-            None => {
-                let known = Known::new(name)?;
-                if self.names.len() == NAMES_MAX {
-                    self.is_full = true;
-                    return None;
-                }
-                self.names.push(known);
-                self.names.len() - 1
-            }
+    pub(super) fn note(&mut self, before: Id, name: &[u8]) -> Key {
+        let Some(place) = self.place_of(before, name) else {
+            return Key { meaning: Meaning::of(name), ..Known::NONE.key };
         };
-        let id = Id::try_from(place).ok()?;
-        let Followers(next) = match before.map(|id| self.names.get_mut(usize::from(id))) {
-            Some(Some(known)) => &mut known.next,
-            Some(None) => &mut self.behind_unknown,
-            None => &mut self.first,
-        };
-        *next = [id, next[0]];
-        Some(id)
+        let next = &mut self.places[usize::from(before)].next;
+        *next = [place, next[0]];
+        self.at(place).key
+    }
+
+    fn place_of(&mut self, before: Id, name: &[u8]) -> Option<Id> {
+        if before == NOWHERE {
+            return None;
+        }
+        let mut known = self.places.iter().take(usize::from(self.names));
+        if let Some(known) = known.find(|it| it.before == before && it.name() == name) {
+            return Some(known.key.place);
+        }
+        let place = self.names;
+        let is_again = self.behind(before).any(|it| it.name() == name);
+        let key = Key { place, meaning: Meaning::of(name), mark: UNMARKED, is_again };
+        let known = Known::new(name, before, key)?;
+        if place == NAMES_MAX {
+            self.is_full = true;
+            return None;
+        }
+        self.places[usize::from(place)] = known;
+        self.names += 1;
+        Some(place)
+    }
+
+    /// What is at `place` and all that it stands behind.
+    fn behind(&self, place: Id) -> impl Iterator<Item = &Known> {
+        let with_a_name = |it: &&Known| it.length != 0;
+        let last = Some(self.at(place)).filter(with_a_name);
+        std::iter::successors(last, move |it| Some(self.at(it.before)).filter(with_a_name))
     }
 }

@@ -1,18 +1,65 @@
 //! Where the bytes of a JSON string stop to mean themselves.
 //!
-//! Owns the search for the next quote, backslash or control character; both the check of a string
-//! and the escaping of text spend most of their time here. There is one search for each width of
-//! vector that a processor may have, and [`with_best`] compiles what uses it once for each of them,
-//! so that the choice is made once per line and not per string. All find the same position.
+//! Owns the search for quotes, backslashes and control characters; both the check of a string and
+//! the escaping of text spend most of their time here. There is one search for each width of vector
+//! that a processor may have, and [`with_best`] compiles what uses it once for each of them, so that
+//! the choice is made once per line and not per string. All find the same positions.
 //!
 //! This is the only file of the program with `unsafe` in it. What it buys, on captured lines of the
 //! ECS layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
 
-/// Finds what means something inside a JSON string.
+use std::marker::PhantomData;
+
+/// Finds the bytes that mean something inside a JSON string: quotes, backslashes, control characters.
 pub trait Search {
-    /// The position of the next byte that means something inside a JSON string, from `pos` on: a
-    /// quote, a backslash, a control character; else the end of `text`, or `pos` beyond it.
-    fn plain_end(text: &[u8], pos: usize) -> usize;
+    /// Looks at some bytes of `text` from `from` on, which is before its end: a bit for each special
+    /// one, the lowest for `text[from]`, and where those bytes end; at most 64.
+    fn block(text: &[u8], from: usize) -> (u64, usize);
+}
+
+/// The special bytes of a text from a position on, one after the other. Those that are near each
+/// other are found with one look.
+#[derive(Debug)]
+pub struct Specials<'t, S> {
+    text: &'t [u8],
+    /// The block that was looked at last.
+    from: usize,
+    end: usize,
+    /// Those of its special bytes that are still to come.
+    found: u64,
+    search: PhantomData<S>,
+}
+
+impl<'t, S: Search> Specials<'t, S> {
+    #[inline(always)]
+    pub fn new(text: &'t [u8], from: usize) -> Self {
+        Self { text, from, end: from, found: 0, search: PhantomData }
+    }
+
+    /// Where the next one is, else the end of the text, or where the search was to go on beyond it.
+    /// The same again until it is [passed](Self::pass).
+    #[inline(always)]
+    pub fn next(&mut self) -> usize {
+        while self.found == 0 {
+            if self.end >= self.text.len() {
+                return self.end;
+            }
+            self.from = self.end;
+            (self.found, self.end) = S::block(self.text, self.from);
+        }
+        self.from + self.found.trailing_zeros() as usize
+    }
+
+    /// Goes on at `to`, which is behind the next one.
+    #[inline(always)]
+    pub fn pass(&mut self, to: usize) {
+        if to < self.end {
+            self.found &= u64::MAX << (to - self.from);
+        } else {
+            self.found = 0;
+            self.end = to;
+        }
+    }
 }
 
 /// What is to be done with a [`Search`]. `run` must be `#[inline(always)]`, and so must what it
@@ -38,19 +85,21 @@ pub fn with_best<T: Task>(task: T) -> T::Output {
 struct Words;
 
 impl Search for Words {
+    /// Ends behind the first special byte: of those behind it a word doesn't tell.
     #[inline(always)]
-    fn plain_end(text: &[u8], mut pos: usize) -> usize {
-        while let Some(block) = text.get(pos..).and_then(<[u8]>::first_chunk) {
-            let found = special(block);
-            if found != 0 {
-                return pos + (found.trailing_zeros() >> 3) as usize;
-            }
-            pos += size_of_val(block);
-        }
-        while text.get(pos).is_some_and(|&byte| !is_special(byte)) {
-            pos += 1;
-        }
-        pos
+    fn block(text: &[u8], from: usize) -> (u64, usize) {
+        let rest = text.get(from..).unwrap_or_default();
+        let at = match rest.first_chunk() {
+            Some(word) => match special(word) {
+                0 => return (0, from + size_of_val(word)),
+                found => (found.trailing_zeros() >> 3) as usize,
+            },
+            None => match rest.iter().position(|&byte| is_special(byte)) {
+                None => return (0, text.len()),
+                Some(at) => at,
+            },
+        };
+        (1 << at, from + at + 1)
     }
 }
 
@@ -122,29 +171,22 @@ mod x86 {
         task.run::<Bytes64>()
     }
 
-    /// Looks at whole blocks with `special`, which gives a bit for each special byte, the lowest for
-    /// the first; at what is left together with bytes before it, as the text's last block; and at a
-    /// text of less than a block in words.
+    /// Looks at a whole block with `special`; at what is left together with bytes before it, as the
+    /// text's last block; and at a text of less than a block in words.
     #[inline(always)]
     fn by_blocks<const BYTES: usize>(
         text: &[u8],
-        mut pos: usize,
+        from: usize,
         special: impl Fn(&[u8; BYTES]) -> u64,
-    ) -> usize {
-        while let Some(block) = text.get(pos..).and_then(<[u8]>::first_chunk) {
-            let found = special(block);
-            if found != 0 {
-                return pos + found.trailing_zeros() as usize;
-            }
-            pos += BYTES;
+    ) -> (u64, usize) {
+        let rest = text.get(from..).unwrap_or_default();
+        if let Some(block) = rest.first_chunk() {
+            return (special(block), from + BYTES);
         }
-        if pos >= text.len() {
-            return pos;
+        match text.last_chunk() {
+            Some(last) => (special(last) >> (BYTES - rest.len()), text.len()),
+            None => Words::block(text, from),
         }
-        let Some(last) = text.last_chunk() else { return Words::plain_end(text, pos) };
-        let passed = BYTES - (text.len() - pos);
-        let found = special(last) >> passed;
-        if found == 0 { text.len() } else { pos + found.trailing_zeros() as usize }
     }
 
     /// 32 bytes at a time. Not to be had outside, for it must run within [`run_32`] only.
@@ -152,9 +194,9 @@ mod x86 {
 
     impl Search for Bytes32 {
         #[inline(always)]
-        fn plain_end(text: &[u8], pos: usize) -> usize {
+        fn block(text: &[u8], from: usize) -> (u64, usize) {
             // SAFETY: within `run_32`, so the processor has AVX2.
-            by_blocks(text, pos, |block| unsafe { special_32(block) })
+            by_blocks(text, from, |block| unsafe { special_32(block) })
         }
     }
 
@@ -177,9 +219,9 @@ mod x86 {
 
     impl Search for Bytes64 {
         #[inline(always)]
-        fn plain_end(text: &[u8], pos: usize) -> usize {
+        fn block(text: &[u8], from: usize) -> (u64, usize) {
             // SAFETY: within `run_64`, so the processor has AVX-512BW.
-            by_blocks(text, pos, |block| unsafe { special_64(block) })
+            by_blocks(text, from, |block| unsafe { special_64(block) })
         }
     }
 
@@ -203,24 +245,56 @@ mod tests {
 
     use super::*;
 
-    struct PlainEnd<'a>(&'a [u8], usize);
+    /// The special bytes from a position on, as many as there are steps, each behind the step from
+    /// the one before; and where the search is then.
+    struct Found<'a>(&'a [u8], usize, &'a [usize]);
 
-    impl Task for PlainEnd<'_> {
-        type Output = usize;
+    impl Task for Found<'_> {
+        type Output = (Vec<usize>, usize);
 
         #[inline(always)]
-        fn run<S: Search>(self) -> usize {
-            S::plain_end(self.0, self.1)
+        fn run<S: Search>(self) -> Self::Output {
+            let Self(text, pos, steps) = self;
+            let mut specials = Specials::<S>::new(text, pos);
+            let mut found = Vec::new();
+            for step in steps {
+                let at = specials.next();
+                if at >= text.len() {
+                    break;
+                }
+                assert_eq!(specials.next(), at);
+                found.push(at);
+                specials.pass(at + step);
+            }
+            (found, specials.next())
         }
+    }
+
+    /// The same by the byte.
+    fn expected(text: &[u8], pos: usize, steps: &[usize]) -> (Vec<usize>, usize) {
+        let next = |from: usize| {
+            let rest = text.iter().enumerate().skip(from);
+            rest.filter(|(_, byte)| is_special(**byte)).map(|(at, _)| at).next()
+        };
+        let (mut found, mut pos) = (Vec::new(), pos);
+        for step in steps {
+            let Some(at) = next(pos) else { break };
+            found.push(at);
+            pos = at + step;
+        }
+        (found, next(pos).unwrap_or(text.len().max(pos)))
     }
 
     proptest! {
         #[test]
-        fn plain_end_is_the_first_special(bytes in prop::collection::vec(prop_oneof![30 => 0x20..=0x7E_u8, 1 => any::<u8>()], 0..300), pos in 0..300_usize) {
-            let expected = bytes.iter().enumerate().skip(pos).find(|(_, byte)| is_special(**byte));
-            let expected = expected.map_or_else(|| bytes.len().max(pos), |(at, _)| at);
-            prop_assert_eq!(Words::plain_end(&bytes, pos), expected);
-            prop_assert_eq!(with_best(PlainEnd(&bytes, pos)), expected);
+        fn every_search_finds_the_same(
+            text in prop::collection::vec(prop_oneof![30 => 0x20..=0x7E_u8, 4 => any::<u8>()], 0..300),
+            pos in 0..300_usize,
+            steps in prop::collection::vec(prop_oneof![4 => 1..4_usize, 1 => 1..150_usize], 0..40),
+        ) {
+            let expected = expected(&text, pos, &steps);
+            prop_assert_eq!(&Found(&text, pos, &steps).run::<Words>(), &expected);
+            prop_assert_eq!(&with_best(Found(&text, pos, &steps)), &expected);
         }
     }
 }
