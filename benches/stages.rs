@@ -14,7 +14,7 @@ use splashdam::config::agent::LineFormat;
 use splashdam::config::pipeline::DocumentForm;
 use splashdam::document::id;
 use splashdam::document::splice::{Content, LineFacts, Scratch};
-use splashdam::parse::record::Joiner;
+use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::parse::time::LastSecond;
 use splashdam::parse::{self, FrameScratch, Lane, starts_like_json, time};
 use splashdam::pipeline::gzip::Gzip;
@@ -112,7 +112,7 @@ fn join(c: &mut Criterion) {
     let text = cri(lines(PATTERN));
     let raw = lines(&text);
     let places = places(&raw);
-    let (mut scratch, mut long) = (FrameScratch::default(), Vec::new());
+    let (mut scratch, mut long) = (FrameScratch::default(), LongBuffers::default());
     let mut group = c.benchmark_group("join");
     group.throughput(Throughput::Elements(raw.len() as u64));
     group.bench_function("stack traces", |bencher| {

@@ -25,6 +25,7 @@ use crate::enrich::select::needs_namespace_labels;
 use crate::enrich::{self, PodFacts, PodStore};
 use crate::filter::Filters;
 use crate::parse::FrameScratch;
+use crate::parse::record::LongBuffers;
 use crate::pipeline::batch::Framing;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::open::{OpenBatch, Shape, Spares};
@@ -263,7 +264,7 @@ impl<'a> Reading<'a> {
             },
             buffer: &mut Vec::new(),
             frames: &mut FrameScratch::default(),
-            long: &mut Vec::new(),
+            long: &mut LongBuffers::default(),
             // Nothing is waited for: what is there now is all.
             now_ns: i64::MAX,
             ended: true,

@@ -14,7 +14,7 @@ use splashdam::document::splice::{Parts, Scratch, Template};
 use splashdam::enrich::metadata::agent_names;
 use splashdam::enrich::{Metadata, PodFacts};
 use splashdam::filter::Filters;
-use splashdam::parse::record::Joiner;
+use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::parse::{FrameScratch, time};
 use splashdam::pipeline::batch::{Batch, Framing};
 use splashdam::pipeline::budget::Budget;
@@ -48,7 +48,7 @@ pub(crate) struct Road {
     filters: Filters,
     buffer: Vec<u8>,
     frames: FrameScratch,
-    long: Vec<u8>,
+    long: LongBuffers,
     scratch: Scratch,
     _folder: tempfile::TempDir,
 }
@@ -84,7 +84,7 @@ impl Road {
             filters: Filters::new(&[]),
             buffer: Vec::new(),
             frames: FrameScratch::default(),
-            long: Vec::new(),
+            long: LongBuffers::default(),
             scratch: Scratch::default(),
             _folder: folder,
         }

@@ -4,7 +4,7 @@
 #![no_main]
 
 use splashdam::config::agent::LineFormat;
-use splashdam::parse::record::Joiner;
+use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::tail::identity::{format_of, identify};
 use splashdam::tail::{PartId, Position};
 
@@ -22,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|file: &[u8]| {
         reached[record.lane.index()] = record.end;
     };
     let mut scratch = splashdam::parse::FrameScratch::default();
-    let (mut offset, mut long) = (0, Vec::new());
+    let (mut offset, mut long) = (0, LongBuffers::default());
     for raw in file.split_inclusive(|byte| *byte == b'\n') {
         let start = Position { part, offset };
         offset += raw.len() as u64;
@@ -31,5 +31,5 @@ libfuzzer_sys::fuzz_target!(|file: &[u8]| {
             joiner.accept(&line, 0, &(start..Position { part, offset }), &mut long, &mut emit);
         }
     }
-    joiner.finish(&mut emit);
+    joiner.finish(&mut long, &mut emit);
 });

@@ -11,7 +11,11 @@
 //! A line that stands for itself is lent, never copied. What is open is kept by [`Joiner`], one
 //! per reader; its size is [`Joiner::open_bytes`]. No clock is read here.
 
+mod buffers;
+
 use std::ops::Range;
+
+pub use buffers::LongBuffers;
 
 use super::java::Group;
 use super::{Lane, Line, is_blank, starts_like_json};
@@ -23,7 +27,7 @@ pub const GAP_NS: i64 = 1_000_000_000;
 /// The most logical lines that one record joins.
 pub const RECORD_LINES_MAX: u32 = 1000;
 
-/// A longer buffer gives its memory back when its record has ended.
+/// A longer buffer is not kept by the reader when its record has ended, but by all together.
 const KEPT_BYTES: usize = 4096;
 
 /// One record: what becomes one document, or is blank.
@@ -124,42 +128,44 @@ impl Open {
         Self { start, end, time_ns, last_time_ns, time, tag, content, content_bytes, lines: 1 }
     }
 
-    /// Adds the next piece of a logical line. Where the buffer is too short for it and `long` isn't,
-    /// they change places.
+    /// Adds the next piece of a logical line.
     fn append(
         &mut self,
         line: &Line<'_>,
         missing: u64,
         end: Position,
         limit: usize,
-        long: &mut Vec<u8>,
+        long: &mut LongBuffers,
     ) {
         let room = limit.saturating_sub(self.content.len());
         let piece = &line.content[..line.content.len().min(room)];
-        let needed = self.content.len() + piece.len();
-        if needed > self.content.capacity() && needed <= long.capacity() {
-            long.clear();
-            long.extend_from_slice(&self.content);
-            std::mem::swap(&mut self.content, long);
-        }
+        self.make_room(piece.len(), long);
         self.content.extend_from_slice(piece);
         self.content_bytes += line.content.len() as u64 + missing;
         self.end_with(line.tag, line.time_ns, end);
     }
 
-    /// Leaves its buffer in `long` if that is shorter.
-    fn give_up_content(&mut self, long: &mut Vec<u8>) {
-        if self.content.capacity() > long.capacity().max(KEPT_BYTES) {
-            std::mem::swap(&mut self.content, long);
+    /// Makes room for so many more bytes, in a longer buffer if there is one.
+    #[inline]
+    fn make_room(&mut self, bytes: usize, long: &mut LongBuffers) {
+        let needed = self.content.len() + bytes;
+        if needed > self.content.capacity()
+            && let Some(mut buffer) = long.take(needed)
+        {
+            buffer.extend_from_slice(&self.content);
+            std::mem::swap(&mut self.content, &mut buffer);
+            keep_if_long(buffer, long);
         }
     }
 
     /// Adds a complete logical line to a record of several.
-    fn join(&mut self, line: &Logical<'_>, limit: usize) {
+    fn join(&mut self, line: &Logical<'_>, limit: usize, long: &mut LongBuffers) {
         let room = limit.saturating_sub(self.content.len());
         if room > 0 {
+            let piece = &line.content[..line.content.len().min(room - 1)];
+            self.make_room(1 + piece.len(), long);
             self.content.push(b'\n');
-            self.content.extend_from_slice(&line.content[..line.content.len().min(room - 1)]);
+            self.content.extend_from_slice(piece);
         }
         self.content_bytes += 1 + line.content_bytes;
         self.lines += 1;
@@ -192,18 +198,27 @@ impl Open {
 struct Buffers {
     time: Vec<u8>,
     tag: Vec<u8>,
+    /// At most [`KEPT_BYTES`]: every reader may keep some.
     content: Vec<u8>,
 }
 
 impl Buffers {
-    /// `None` for those that are worth more than an allocation: every reader may keep some.
-    fn of(open: Open) -> Option<Self> {
-        let Open { mut time, mut tag, mut content, .. } = open;
+    fn of(open: Open, long: &mut LongBuffers) -> Self {
+        let Open { mut time, mut tag, content, .. } = open;
         time.clear();
         tag.clear();
-        content.clear();
-        (content.capacity() <= KEPT_BYTES).then_some(Self { time, tag, content })
+        Self { time, tag, content: keep_if_long(content, long).unwrap_or_default() }
     }
+}
+
+/// Gives a buffer of a record that has ended to all if it is long; else it is given back, empty.
+fn keep_if_long(mut content: Vec<u8>, long: &mut LongBuffers) -> Option<Vec<u8>> {
+    if content.capacity() > KEPT_BYTES {
+        long.give(content);
+        return None;
+    }
+    content.clear();
+    Some(content)
 }
 
 /// A record of several lines that may go on.
@@ -239,15 +254,13 @@ impl Joiner {
 
     /// Takes the raw line that stands at `place`; `emit` gets at most two records.
     ///
-    /// `missing` says how many bytes of content the caller has left out at the line's end. `long` is
-    /// a buffer that long lines are put together in, so that it need not grow for each of them:
-    /// its content means nothing, and its length is at most the longest line's.
+    /// `missing` says how many bytes of content the caller has left out at the line's end.
     pub fn accept(
         &mut self,
         line: &Line<'_>,
         missing: u64,
         place: &Range<Position>,
-        long: &mut Vec<u8>,
+        long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
         let Range { start, end } = *place;
@@ -258,9 +271,8 @@ impl Joiner {
             if line.partial {
                 state.partial = Some(partial);
             } else {
-                self.complete(line.lane, &partial.logical(), emit);
-                partial.give_up_content(long);
-                self.spare = Buffers::of(partial);
+                self.complete(line.lane, &partial.logical(), long, emit);
+                self.spare = Some(Buffers::of(partial, long));
             }
             return;
         }
@@ -268,32 +280,44 @@ impl Joiner {
         if line.partial {
             state.partial = Some(Open::begin(&logical, self.spare.take()));
         } else {
-            self.complete(line.lane, &logical, emit);
+            self.complete(line.lane, &logical, long, emit);
         }
     }
 
     /// Takes a complete logical line.
     #[inline(always)]
-    fn complete(&mut self, lane: Lane, line: &Logical<'_>, emit: &mut impl FnMut(Record<'_>)) {
+    fn complete(
+        &mut self,
+        lane: Lane,
+        line: &Logical<'_>,
+        long: &mut LongBuffers,
+        emit: &mut impl FnMut(Record<'_>),
+    ) {
         if !self.join_several || starts_like_json(line.content) || is_blank(line.content) {
-            self.close(lane, emit);
+            self.close(lane, long, emit);
             emit(line.record(lane, 1));
             return;
         }
-        self.join(lane, line, emit);
+        self.join(lane, line, long, emit);
     }
 
     /// Takes a line that may belong to a record of several.
-    fn join(&mut self, lane: Lane, line: &Logical<'_>, emit: &mut impl FnMut(Record<'_>)) {
+    fn join(
+        &mut self,
+        lane: Lane,
+        line: &Logical<'_>,
+        long: &mut LongBuffers,
+        emit: &mut impl FnMut(Record<'_>),
+    ) {
         let limit = self.line_bytes_max;
         if let Some(several) = &mut self.lanes[lane.index()].several
             && several.admits(line, limit)
             && several.group.continues(line.content)
         {
-            several.open.join(line, limit);
+            several.open.join(line, limit, long);
             return;
         }
-        self.close(lane, emit);
+        self.close(lane, long, emit);
         let several = Several {
             open: Open::begin(line, self.spare.take()),
             group: Group::start(line.content),
@@ -302,20 +326,21 @@ impl Joiner {
     }
 
     /// Ends the record of several lines that is open on `lane`.
-    pub fn close(&mut self, lane: Lane, emit: &mut impl FnMut(Record<'_>)) {
-        if let Some(several) = self.lanes[lane.index()].several.take() {
-            emit(several.open.logical().record(lane, several.open.lines));
-            self.spare = Buffers::of(several.open);
+    pub fn close(&mut self, lane: Lane, long: &mut LongBuffers, emit: &mut impl FnMut(Record<'_>)) {
+        if let Some(Several { open, .. }) = self.lanes[lane.index()].several.take() {
+            emit(open.logical().record(lane, open.lines));
+            self.spare = Some(Buffers::of(open, long));
         }
     }
 
     /// Ends all that is open on both lanes: the stream has ended and nothing will follow.
-    pub fn finish(&mut self, emit: &mut impl FnMut(Record<'_>)) {
+    pub fn finish(&mut self, long: &mut LongBuffers, emit: &mut impl FnMut(Record<'_>)) {
         for lane in Lane::BOTH {
             if let Some(partial) = self.lanes[lane.index()].partial.take() {
-                self.complete(lane, &partial.logical(), emit);
+                self.complete(lane, &partial.logical(), long, emit);
+                self.spare = Some(Buffers::of(partial, long));
             }
-            self.close(lane, emit);
+            self.close(lane, long, emit);
         }
     }
 

@@ -30,7 +30,7 @@ use crate::config::agent::LineFormat;
 use crate::discover::{PartKind, StreamName};
 use crate::document::splice::Scratch;
 use crate::filter::Filters;
-use crate::parse::record::{Joiner, Record};
+use crate::parse::record::{Joiner, LongBuffers, Record};
 use crate::parse::{self, FrameScratch, Lane, Line, time};
 use crate::tail::identity::written_bytes;
 use crate::tail::source::is_damage;
@@ -89,7 +89,7 @@ pub struct Desk<'a> {
     pub buffer: &'a mut Vec<u8>,
     pub frames: &'a mut FrameScratch,
     /// For logical lines that come in pieces.
-    pub long: &'a mut Vec<u8>,
+    pub long: &'a mut LongBuffers,
     /// The wall clock, nanoseconds since the epoch.
     pub now_ns: i64,
     /// Nothing will be written to the stream any more.
@@ -256,7 +256,8 @@ impl Reader {
             let Self { joiner, form, .. } = self;
             for cut in &cuts {
                 if joiner.waiting(cut.lane).is_some_and(|(at, _)| at == cut.at) {
-                    joiner.close(cut.lane, &mut |record| form.ship(&mut desk.shipping, &record));
+                    let mut emit = |record: Record<'_>| form.ship(&mut desk.shipping, &record);
+                    joiner.close(cut.lane, desk.long, &mut emit);
                 }
             }
             self.cuts.extend(cuts);
@@ -527,7 +528,7 @@ impl Reader {
         line: &Line<'_>,
         missing: u64,
         place: &Range<Position>,
-        long: &mut Vec<u8>,
+        long: &mut LongBuffers,
         shipping: &mut Shipping<'_>,
     ) {
         let Self { joiner, form, cuts, .. } = self;
@@ -535,7 +536,7 @@ impl Reader {
         if let Some((at, _)) = joiner.waiting(line.lane)
             && cuts.contains(&Cut { lane: line.lane, at })
         {
-            joiner.close(line.lane, &mut emit);
+            joiner.close(line.lane, long, &mut emit);
         }
         joiner.accept(line, missing, place, long, &mut emit);
     }
@@ -604,7 +605,8 @@ impl Reader {
         }
         if !self.complete {
             let Self { joiner, form, .. } = self;
-            joiner.finish(&mut |record| form.ship(&mut desk.shipping, &record));
+            let mut emit = |record: Record<'_>| form.ship(&mut desk.shipping, &record);
+            joiner.finish(desk.long, &mut emit);
             self.complete = true;
             self.source = None;
         }

@@ -14,6 +14,19 @@ struct Raw {
     time_ns: i64,
 }
 
+impl Raw {
+    fn line(&self) -> Line<'_> {
+        Line {
+            time_ns: self.time_ns,
+            time: b"time",
+            lane: self.lane,
+            partial: self.partial,
+            tag: if self.partial { b"P" } else { b"F" },
+            content: self.content.as_bytes(),
+        }
+    }
+}
+
 fn place(index: usize) -> Position {
     Position { part: PartId::born(1, 1), offset: index as u64 * 10 }
 }
@@ -48,22 +61,13 @@ fn feed(
     to: usize,
     safe: [Position; 2],
 ) -> Vec<Seen> {
-    let (mut records, mut long) = (Vec::new(), Vec::new());
+    let (mut records, mut long) = (Vec::new(), LongBuffers::default());
     for (index, raw) in raws.iter().enumerate().take(to).skip(from) {
         if place(index) < safe[raw.lane.index()] {
             continue;
         }
-        let line = Line {
-            time_ns: raw.time_ns,
-            time: b"time",
-            lane: raw.lane,
-            partial: raw.partial,
-            tag: if raw.partial { b"P" } else { b"F" },
-            content: raw.content.as_bytes(),
-        };
-        joiner.accept(&line, 0, &(place(index)..place(index + 1)), &mut long, &mut |record| {
-            records.push(seen(&record))
-        });
+        let mut emit = |record: Record<'_>| records.push(seen(&record));
+        joiner.accept(&raw.line(), 0, &(place(index)..place(index + 1)), &mut long, &mut emit);
     }
     records
 }
@@ -75,7 +79,7 @@ fn out(content: &str, time_ns: i64) -> Raw {
 fn check(raws: &[Raw], expected: &[(&str, u32)]) {
     let mut joiner = Joiner::new(true, LIMIT);
     let mut records = feed(&mut joiner, raws, 0, raws.len(), [Position::START; 2]);
-    joiner.finish(&mut |record| records.push(seen(&record)));
+    joiner.finish(&mut LongBuffers::default(), &mut |record| records.push(seen(&record)));
     let found: Vec<_> =
         records.iter().map(|record| (record.content.as_str(), record.lines)).collect();
     assert_eq!(found, expected);
@@ -118,6 +122,33 @@ fn partial_lines_wait_for_their_end_however_long() {
 }
 
 #[test]
+fn long_records_are_put_together_in_buffers_of_others() {
+    let mut joiner = Joiner::new(true, 1 << 20);
+    let (mut long, mut records) = (LongBuffers::default(), Vec::new());
+    for round in 0..4 {
+        let frame = |lane: Lane| format!("\tat a.{}(A.java:{round})", lane.as_str().repeat(20));
+        // Both are open at once, and grow in turns.
+        let heads = Lane::BOTH.map(|lane| Raw { lane, ..out(TRACE[0], 0) });
+        let frames = Lane::BOTH.map(|lane| Raw { lane, ..out(&frame(lane), 0) });
+        for raw in heads.iter().chain((0..100).flat_map(|_| &frames)) {
+            let mut emit = |record: Record<'_>| records.push(seen(&record).content);
+            joiner.accept(&raw.line(), 0, &(place(0)..place(1)), &mut long, &mut emit);
+        }
+        // The first round left one for each.
+        assert_eq!(long.take(100 * frame(Lane::Stdout).len()), None, "round {round}");
+        joiner.finish(&mut long, &mut |record| records.push(seen(&record).content));
+        for lane in Lane::BOTH {
+            let expected = format!("{}{}", TRACE[0], format!("\n{}", frame(lane)).repeat(100));
+            assert_eq!(records.remove(0), expected);
+        }
+        assert!(records.is_empty());
+        let kept = [(); 3].map(|()| long.take(10_000));
+        assert_eq!(kept.each_ref().map(Option::is_some), [true, true, false], "round {round}");
+        kept.into_iter().flatten().for_each(|buffer| long.give(buffer));
+    }
+}
+
+#[test]
 fn a_line_beyond_the_limit_is_cut_and_says_how_long_it_was() {
     let mut joiner = Joiner::new(false, LIMIT);
     let raws = [out(&"x".repeat(LIMIT + 7), 0)];
@@ -132,7 +163,7 @@ fn lines_that_would_exceed_the_limit_begin_a_new_record() {
     raws.extend((0..9).map(|_| out(&format!("\tat {}", "x".repeat(40)), 0)));
     let mut joiner = Joiner::new(true, LIMIT);
     let mut records = feed(&mut joiner, &raws, 0, raws.len(), [Position::START; 2]);
-    joiner.finish(&mut |record| records.push(seen(&record)));
+    joiner.finish(&mut LongBuffers::default(), &mut |record| records.push(seen(&record)));
     assert!(records.len() > 1);
     assert!(
         records
@@ -197,7 +228,7 @@ proptest! {
     fn nothing_is_left_out_or_taken_twice(raws in raws()) {
         let mut joiner = Joiner::new(true, LIMIT);
         let mut records = feed(&mut joiner, &raws, 0, raws.len(), [Position::START; 2]);
-        joiner.finish(&mut |record| records.push(seen(&record)));
+        joiner.finish(&mut LongBuffers::default(), &mut |record| records.push(seen(&record)));
         for lane in Lane::BOTH {
             let mut of_lane: Vec<u64> = (0..raws.len()).filter(|i| raws[*i].lane == lane).map(|i| place(i).offset).collect();
             of_lane.reverse();

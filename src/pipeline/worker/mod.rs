@@ -33,6 +33,7 @@ use crate::discover::StreamName;
 use crate::document::splice::Scratch;
 use crate::enrich::PodStore;
 use crate::parse::FrameScratch;
+use crate::parse::record::LongBuffers;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::clock;
 use crate::pipeline::held::Held;
@@ -151,7 +152,7 @@ pub struct Worker {
     asked: HashMap<u64, Vec<ReaderKey>>,
     buffer: Vec<u8>,
     frames: FrameScratch,
-    long: Vec<u8>,
+    long: LongBuffers,
     scratch: Scratch,
     scanned: bool,
     /// Bytes of open records of all readers.
@@ -252,7 +253,7 @@ impl Worker {
             asked: HashMap::new(),
             buffer: Vec::new(),
             frames: FrameScratch::default(),
-            long: Vec::new(),
+            long: LongBuffers::default(),
             scratch: Scratch::default(),
             scanned: false,
             open_bytes: 0,
