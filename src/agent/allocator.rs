@@ -12,15 +12,23 @@
 #[cfg(target_env = "gnu")]
 const MAPPED_BYTES: libc::c_int = 128 * 1024;
 
-/// Fixes the limit of what counts as large, for the whole process.
+/// How much may be free at a heap's end before it is given back. At glibc's own 128 KiB each answer
+/// of the output would be read into pages that the kernel has to map and clear again.
+#[cfg(target_env = "gnu")]
+const TRIMMED_BYTES: libc::c_int = 1 << 20;
+
+/// Fixes these limits for the whole process.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "half the memory at rest; see the module")]
 pub(super) fn give_back_large_buffers() {
-    // SAFETY: mallopt takes two numbers, may be called by any thread at any time, and changes
-    // nothing about memory that was handed out.
-    let is_set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) } == 1;
-    if !is_set {
-        tracing::debug!("the allocator keeps its own limit of what it maps");
+    let limits = [(libc::M_MMAP_THRESHOLD, MAPPED_BYTES), (libc::M_TRIM_THRESHOLD, TRIMMED_BYTES)];
+    for (limit, bytes) in limits {
+        // SAFETY: mallopt takes two numbers, may be called by any thread at any time, and changes
+        // nothing about memory that was handed out.
+        let is_set = unsafe { libc::mallopt(limit, bytes) } == 1;
+        if !is_set {
+            tracing::debug!("the allocator keeps limits of its own");
+        }
     }
 }
 

@@ -28,8 +28,9 @@ const LAST_LINE_BYTES: usize = 1 << 20;
 /// Compressed bodies that are larger are not kept to be written again.
 const MEMBER_BYTES_MAX: usize = 1 << 20;
 
-/// How many buffers of sent bodies are kept to be written again: as many as may be on their way.
-const SPARES_MAX: usize = super::outlet::IN_FLIGHT_MAX;
+/// How many buffers of sent bodies are kept to be written again: as many as may be on their way, and
+/// the open batch's.
+const SPARES_MAX: usize = super::outlet::IN_FLIGHT_MAX + 1;
 
 /// What was used for bodies that were sent: their buffers, and the compressor. A fresh buffer of
 /// megabytes costs the kernel a page fault for each of its pages; one that was written before costs

@@ -266,7 +266,9 @@ async fn read(
     let mut response = response.map_err(failure)?;
     let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = header.and_then(|value| response::retry_after(value, SystemTime::now()));
-    let mut body = BytesMut::new();
+    // Where its length is told, so much and no more, which the allocator has at hand.
+    let told = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
+    let mut body = BytesMut::with_capacity(told.unwrap_or(0).min(limit_bytes));
     while let Some(chunk) = response.chunk().await.map_err(failure)? {
         if body.len() + chunk.len() > limit_bytes {
             return Err(Failure::new(Cause::NotUnderstood, "the answer is too long"));
