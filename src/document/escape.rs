@@ -38,7 +38,7 @@ impl Task for WriteValid<'_, '_> {
         let mut specials = Specials::<S>::new(text, 0);
         let mut from = 0;
         loop {
-            let at = specials.next();
+            let at = specials.peek();
             out.extend_from_slice(text.get(from..at).unwrap_or_default());
             let Some(&byte) = text.get(at) else { return };
             write_special(byte, out);

@@ -649,7 +649,7 @@ struct StringEnd {
 #[inline(always)]
 fn string<S: Search>(line: &[u8], start: usize) -> StringEnd {
     // Nearly none has an escape: then there is nothing to be kept for going on.
-    let end = Specials::<S>::new(line, start).next();
+    let end = Specials::<S>::new(line, start).peek();
     if line.get(end) == Some(&b'\\') {
         return escaped_string::<S>(line, end);
     }
@@ -662,7 +662,7 @@ fn escaped_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
     let mut specials = Specials::<S>::new(line, start);
     let (mut is_escaped, mut has_lone_surrogate) = (false, false);
     loop {
-        let end = specials.next();
+        let end = specials.peek();
         let behind = match line.get(end..) {
             Some([b'\\', b'u', rest @ ..]) => unicode_escape(rest).map(|(bytes, is_lone)| {
                 has_lone_surrogate |= is_lone;

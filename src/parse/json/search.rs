@@ -5,8 +5,8 @@
 //! that a processor may have, and [`with_best`] compiles what uses it once for each of them, so that
 //! the choice is made once per line and not per string. All find the same positions.
 //!
-//! This is the only file of the program with `unsafe` in it. What it buys, on captured lines of the
-//! ECS layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
+//! One of two files of the program with `unsafe` in them. What it buys, on captured lines of the ECS
+//! layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
 
 use std::marker::PhantomData;
 
@@ -39,7 +39,7 @@ impl<'t, S: Search> Specials<'t, S> {
     /// Where the next one is, else the end of the text, or where the search was to go on beyond it.
     /// The same again until it is [passed](Self::pass).
     #[inline(always)]
-    pub fn next(&mut self) -> usize {
+    pub fn peek(&mut self) -> usize {
         while self.found == 0 {
             if self.end >= self.text.len() {
                 return self.end;
@@ -126,6 +126,7 @@ fn special(block: &[u8; 8]) -> u64 {
 #[expect(unsafe_code, reason = "a third of the time that a line's check takes; see the module")]
 mod x86 {
     use std::arch::x86_64 as simd;
+    use std::sync::OnceLock;
 
     use super::{Search, Task, Words};
 
@@ -142,6 +143,12 @@ mod x86 {
     impl Widest {
         #[inline(always)]
         pub(super) fn of_this_processor() -> Option<Self> {
+            // Found out once: to ask for five features takes twenty instructions for each line.
+            static WIDEST: OnceLock<Option<Widest>> = OnceLock::new();
+            *WIDEST.get_or_init(Self::find)
+        }
+
+        fn find() -> Option<Self> {
             let has_32 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("bmi2");
@@ -258,15 +265,15 @@ mod tests {
             let mut specials = Specials::<S>::new(text, pos);
             let mut found = Vec::new();
             for step in steps {
-                let at = specials.next();
+                let at = specials.peek();
                 if at >= text.len() {
                     break;
                 }
-                assert_eq!(specials.next(), at);
+                assert_eq!(specials.peek(), at);
                 found.push(at);
                 specials.pass(at + step);
             }
-            (found, specials.next())
+            (found, specials.peek())
         }
     }
 
@@ -282,7 +289,7 @@ mod tests {
             found.push(at);
             pos = at + step;
         }
-        (found, next(pos).unwrap_or(text.len().max(pos)))
+        (found, next(pos).unwrap_or_else(|| text.len().max(pos)))
     }
 
     proptest! {
