@@ -371,15 +371,20 @@ impl Joiner {
         self.lanes.iter().any(|state| state.partial.is_some())
     }
 
-    /// Bytes of content held open.
+    /// Bytes of the buffers that are held open.
     pub fn open_bytes(&self) -> usize {
-        let bytes = |open: &Open| open.content.capacity();
-        (self.lanes.iter())
-            .map(|state| {
-                state.partial.as_ref().map_or(0, bytes)
-                    + state.several.as_ref().map_or(0, |s| bytes(&s.open))
-            })
-            .sum()
+        self.open().map(|open| open.content.capacity()).sum()
+    }
+
+    /// Bytes of content in them.
+    pub fn content_bytes(&self) -> usize {
+        self.open().map(|open| open.content.len()).sum()
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Open> {
+        (self.lanes.iter()).flat_map(|LaneState { partial, several }| {
+            partial.iter().chain(several.as_ref().map(|several| &several.open))
+        })
     }
 }
 

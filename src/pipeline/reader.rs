@@ -483,7 +483,7 @@ impl Reader {
         }
         // Every byte of text may become six (`\u0000`), in the line and in what it completes.
         let most =
-            6 * (raw_bytes + self.joiner.open_bytes()) + 2 * self.form.template.overhead_bytes();
+            6 * (raw_bytes + self.joiner.content_bytes()) + 2 * self.form.template.overhead_bytes();
         (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
