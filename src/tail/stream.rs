@@ -440,22 +440,31 @@ impl Stream {
     }
 
     /// Gives new parts, those not `known`, their order: after all of the last complete listing, in
-    /// which they were not; the file that is written to after all others; else by time. A new one
-    /// beside a known one that is written to was overlooked before, and goes before that.
+    /// which they were not; the file that is written to after all others; else by time, and among
+    /// those since the clock was set back by theirs. A new one beside a known one that is written to
+    /// was overlooked before, and goes before that.
     fn put_in_order(&mut self, known: &[PartId]) {
         let is_new = |id: PartId| !known.iter().any(|known| known.is(id));
         let is_live = |part: &Part| part.kind == PartKind::Live && !part.unlinked;
         let live = self.parts.iter().find(|part| is_live(part) && !is_new(part.id));
         let before_live_ns = live.map_or(i64::MAX, |live| live.id.order_ns.saturating_sub(1));
-        let earliest_ns = self.listed_ns.map_or(i64::MIN, |last| last.saturating_add(STEP_NS));
+        let behind = |order_ns: i64| order_ns.saturating_add(STEP_NS);
+        let earliest_ns = self.listed_ns.map_or(i64::MIN, behind);
+        let moved = |part: &&PartId| part.order_ns != part.first_time_ns;
+        let behind_moved_ns = |new: PartId| {
+            let earlier = known.iter().filter(moved);
+            let earlier = earlier.filter(|part| part.first_time_ns <= new.first_time_ns);
+            earlier.map(|part| behind(part.order_ns)).max().unwrap_or(i64::MIN)
+        };
         self.parts.sort_by_key(|part| (is_live(part), part.id));
         let mut last_ns = earliest_ns;
         for part in &mut self.parts {
             if is_new(part.id) {
                 let earliest_ns = if is_live(part) { last_ns } else { earliest_ns };
+                let earliest_ns = earliest_ns.max(behind_moved_ns(part.id));
                 part.id.order_ns = part.id.first_time_ns.max(earliest_ns).min(before_live_ns);
             }
-            last_ns = last_ns.max(part.id.order_ns.saturating_add(STEP_NS));
+            last_ns = last_ns.max(behind(part.id.order_ns));
         }
         self.parts.sort_by_key(|part| part.id);
         if !self.incomplete {

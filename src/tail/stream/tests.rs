@@ -250,6 +250,27 @@ fn a_runtime_whose_clock_was_set_back_does_not_upset_the_order() {
 }
 
 #[test]
+fn what_comes_after_a_listing_with_gaps_stands_behind_what_that_one_told() {
+    let mut dir = Dir::new();
+    dir.write("0.log", &line(30, "first"));
+    dir.refresh();
+    std::fs::rename(dir.path("0.log"), dir.path("0.log.20261123-010030")).expect("renamed");
+    // The runtime's clock was set back.
+    dir.write("0.log.20261123-010010", &line(10, "second"));
+    dir.write("0.log", &line(20, "third"));
+    dir.write("0.log.20261123-010015", "renamed when the listing is read");
+    let stale = dir.list();
+    std::fs::remove_file(dir.path("0.log.20261123-010015")).expect("removed");
+    assert!(dir.stream.refresh(&stale, false, LineFormat::Auto).moved);
+
+    std::fs::rename(dir.path("0.log"), dir.path("0.log.20261123-010020")).expect("renamed");
+    dir.write("0.log.20261123-010025", &line(25, "fourth"));
+    dir.write("0.log", &line(27, "fifth"));
+    dir.refresh();
+    assert_eq!(order(&mut dir), ["first", "second", "third", "fourth", "fifth"]);
+}
+
+#[test]
 fn a_file_that_was_emptied_and_is_longer_by_now_is_noticed_when_it_is_read() {
     let mut dir = Dir::new();
     dir.write("0.log", &line(1, "a"));
