@@ -121,7 +121,7 @@ pub fn run(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    allocator::give_back_large_buffers();
+    allocator::set_limits();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

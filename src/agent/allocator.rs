@@ -21,7 +21,7 @@ const TRIMMED_BYTES: libc::c_int = 1 << 20;
 /// Fixes these limits for the whole process.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "half the memory at rest; see the module")]
-pub(super) fn give_back_large_buffers() {
+pub(super) fn set_limits() {
     let limits = [(libc::M_MMAP_THRESHOLD, MAPPED_BYTES), (libc::M_TRIM_THRESHOLD, TRIMMED_BYTES)];
     for (limit, bytes) in limits {
         // SAFETY: mallopt takes two numbers, may be called by any thread at any time, and changes
@@ -34,4 +34,4 @@ pub(super) fn give_back_large_buffers() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub(super) fn give_back_large_buffers() {}
+pub(super) fn set_limits() {}

@@ -48,7 +48,6 @@ impl Task for WriteValid<'_, '_> {
     }
 }
 
-#[inline]
 fn write_special(byte: u8, out: &mut Vec<u8>) {
     let short = match byte {
         b'"' => b'"',

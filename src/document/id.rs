@@ -65,7 +65,6 @@ pub fn hash(
 
 /// The id of the record made from the raw bytes `start..end` of a part, whose first piece
 /// the runtime took at `time_ns` nanoseconds since the epoch; a time before that counts as zero.
-#[inline]
 pub fn of(time_ns: i64, hash: &IdHash, start: u64, end: u64) -> [u8; LENGTH] {
     let time = u64::try_from(time_ns).unwrap_or(0);
     // The time in two words, of which the first one has its last five characters only.

@@ -146,7 +146,6 @@ impl Open {
     }
 
     /// Makes room for so many more bytes, in a longer buffer if there is one.
-    #[inline]
     fn make_room(&mut self, bytes: usize, long: &mut LongBuffers) {
         let needed = self.content.len() + bytes;
         if needed > self.content.capacity()
@@ -377,7 +376,7 @@ impl Joiner {
     }
 
     /// Bytes of content in them.
-    pub fn content_bytes(&self) -> usize {
+    pub fn open_content_bytes(&self) -> usize {
         self.open().map(|open| open.content.len()).sum()
     }
 

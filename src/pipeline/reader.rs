@@ -88,7 +88,7 @@ pub struct Desk<'a> {
     pub shipping: Shipping<'a>,
     pub buffer: &'a mut Vec<u8>,
     pub frames: &'a mut FrameScratch,
-    /// For logical lines that come in pieces.
+    /// For long records that are put together.
     pub long: &'a mut LongBuffers,
     /// The wall clock, nanoseconds since the epoch.
     pub now_ns: i64,
@@ -482,8 +482,8 @@ impl Reader {
             return Some(Turn::BatchFull);
         }
         // Every byte of text may become six (`\u0000`), in the line and in what it completes.
-        let most =
-            6 * (raw_bytes + self.joiner.content_bytes()) + 2 * self.form.template.overhead_bytes();
+        let most = 6 * (raw_bytes + self.joiner.open_content_bytes())
+            + 2 * self.form.template.overhead_bytes();
         (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
