@@ -1,0 +1,84 @@
+//! Where a JSON string ends, and what is in it that matters.
+//!
+//! Owns the grammar of escapes and surrogate pairs (RFC 8259, section 7). Where a string can't go on
+//! it ends, and the caller sees that no quote is there. Does not look whether the bytes are UTF-8.
+
+use super::search::{Search, Specials};
+
+/// What was found of a string behind its opening quote.
+pub(super) struct StringEnd {
+    /// Where its closing quote is, or what can't stand in a string, or the end of the line.
+    pub(super) end: usize,
+    pub(super) is_escaped: bool,
+    pub(super) has_lone_surrogate: bool,
+}
+
+/// Reads a string from behind its opening quote on.
+#[inline(always)]
+pub(super) fn string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+    // Nearly none has an escape: then there is nothing to be kept for going on.
+    let end = Specials::<S>::new(line, start).peek();
+    if line.get(end) == Some(&b'\\') {
+        return escaped_string::<S>(line, end);
+    }
+    StringEnd { end, is_escaped: false, has_lone_surrogate: false }
+}
+
+/// Reads a string on from its first escape.
+#[inline(always)]
+fn escaped_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+    let mut specials = Specials::<S>::new(line, start);
+    let (mut is_escaped, mut has_lone_surrogate) = (false, false);
+    loop {
+        let end = specials.peek();
+        let behind = match line.get(end..) {
+            Some([b'\\', b'u', rest @ ..]) => unicode_escape(rest).map(|(bytes, is_lone)| {
+                has_lone_surrogate |= is_lone;
+                end + 2 + bytes
+            }),
+            Some([b'\\', byte, ..]) => SHORT_ESCAPES[usize::from(*byte)].then_some(end + 2),
+            _ => None,
+        };
+        let Some(behind) = behind else {
+            return StringEnd { end, is_escaped, has_lone_surrogate };
+        };
+        is_escaped = true;
+        specials.pass(behind);
+    }
+}
+
+/// Which bytes make an escape of two bytes behind a backslash.
+static SHORT_ESCAPES: [bool; 256] = {
+    let mut short = [false; 256];
+    let mut rest: &[u8] = b"\"\\/bfnrt";
+    while let [byte, others @ ..] = rest {
+        short[*byte as usize] = true;
+        rest = others;
+    }
+    short
+};
+
+/// What follows on `\u`: how many bytes of `rest` are its four digits, and the second half of a
+/// surrogate pair where one follows; and whether it is half a pair on its own. That is grammatical,
+/// and Elasticsearch takes it, but gives back what no UTF-8 can hold (elastic/elasticsearch#9538):
+/// the slow road makes it U+FFFD. `None` if the digits are none.
+#[inline(never)]
+fn unicode_escape(rest: &[u8]) -> Option<(usize, bool)> {
+    let is_pair = || {
+        let low = rest.get(4..)?.strip_prefix(b"\\u").and_then(hex4)?;
+        Some((0xDC00..=0xDFFF).contains(&low))
+    };
+    Some(match hex4(rest)? {
+        0xD800..=0xDBFF if is_pair() == Some(true) => (10, false),
+        0xD800..=0xDFFF => (4, true),
+        _ => (4, false),
+    })
+}
+
+/// The value of four hex digits at the beginning.
+fn hex4(digits: &[u8]) -> Option<u16> {
+    digits.first_chunk::<4>()?.iter().try_fold(0, |value, &digit| {
+        let digit = char::from(digit).to_digit(16)?;
+        Some(value << 4 | u16::try_from(digit).ok()?)
+    })
+}
