@@ -19,8 +19,9 @@ use super::{FileSeen, Found, OwnPod};
 /// A directory that changed less than this before it was listed is listed again: its time is as
 /// coarse as a tick of the kernel's clock, on some file systems a second.
 const SETTLE_NS: i64 = 2_000_000_000;
-/// Asked with each directory before it is listed.
-pub(super) type BeforeListing<'a> = dyn FnMut(&Path, &Place) + 'a;
+/// Asked with each directory before it is listed. `false`: it was gone for that moment, so that
+/// nothing will tell of changes in what the listing may find in its place.
+pub(super) type BeforeListing<'a> = dyn FnMut(&Path, &Place) -> bool + 'a;
 
 /// How much a scan takes for granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +181,7 @@ impl Directory {
         if pass.depth == Depth::Changed && self.listed.as_ref() == Some(&known) {
             return Ok(Listing::Unchanged);
         }
-        (pass.before)(&self.path, &self.place);
+        let may_rest = (pass.before)(&self.path, &self.place);
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -192,7 +193,7 @@ impl Directory {
                 Err(error) => return Err(error),
             }
         }
-        self.listed = Some(Listed { settled, ..known });
+        self.listed = may_rest.then_some(Listed { settled, ..known });
         Ok(Listing::Entries(entries))
     }
 }

@@ -117,11 +117,9 @@ impl Thread<'_> {
     fn tick(&mut self, now: Instant) {
         for path in self.watcher.due(now) {
             let written = self.watcher.wants_look(&path) && self.look(&path);
-            if self.watcher.ticked(&path, written) {
+            if let Some(place) = self.watcher.ticked(&path, written) {
+                self.scan_place(&place);
                 // What came between the look and the watch has made no event.
-                if let Some(place) = self.watcher.place(&path) {
-                    self.scan_place(&place);
-                }
                 self.look(&path);
             }
         }

@@ -94,17 +94,18 @@ impl Watcher {
     }
 
     /// Watches a directory, or makes sure that it's this very directory that is watched. The
-    /// instance is opened with the first.
-    pub(super) fn watch(&mut self, path: &Path, place: &Place) {
+    /// instance is opened with the first. `false` if there was no such directory. What the kernel
+    /// refuses is asked for again ([`Self::retry`]).
+    pub(super) fn watch(&mut self, path: &Path, place: &Place) -> bool {
         if self.notify.is_none() && self.refused_at.is_none() {
             match (self.open)(self.hints.clone()) {
                 Ok(notify) => self.notify = Some(notify),
                 Err(error) => self.refuse(path, error),
             }
         }
-        let Some(notify) = &mut self.notify else { return };
+        let Some(notify) = &mut self.notify else { return true };
         let (path, turn) = match self.known.get_key_value(path) {
-            Some((_, Known { turn: Turn::Looked(_), .. })) => return,
+            Some((_, Known { turn: Turn::Looked(_), .. })) => return true,
             Some((path, known)) => (Arc::clone(path), known.turn),
             None => (path.into(), Turn::Awaited),
         };
@@ -113,20 +114,22 @@ impl Watcher {
         match notify.watch(&path, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.known.insert(path, Known { place: place.clone(), turn });
+                true
             }
             Err(error) => {
                 self.forget(&path);
+                if matches!(error.kind, ErrorKind::PathNotFound) {
+                    return false;
+                }
                 self.refuse(&path, error);
+                true
             }
         }
     }
 
     fn refuse(&mut self, path: &Path, error: Error) {
-        // It's gone again; the listing will say so.
-        if !matches!(error.kind, ErrorKind::PathNotFound) {
-            self.refused = Some((path.to_owned(), error));
-            self.refused_at.get_or_insert_with(Instant::now);
-        }
+        self.refused = Some((path.to_owned(), error));
+        self.refused_at.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn take_refused(&mut self) -> Option<(PathBuf, Error)> {
@@ -221,10 +224,10 @@ impl Watcher {
         }
     }
 
-    /// Whether a directory that was due was written to. Returns whether it is watched only from now
-    /// on, so that it has to be scanned once more.
-    pub(super) fn ticked(&mut self, path: &Arc<Path>, written: bool) -> bool {
-        let Some(Known { place, turn }) = self.known.get_mut(path) else { return false };
+    /// Takes in whether a directory that was due was written to. Returns its place if it's to be
+    /// watched again, which its scan does.
+    pub(super) fn ticked(&mut self, path: &Arc<Path>, written: bool) -> Option<Place> {
+        let Known { place, turn } = self.known.get_mut(path)?;
         let before = std::mem::replace(turn, turn.next(written));
         let (after, place) = (*turn, place.clone());
         if after != Turn::Awaited {
@@ -237,13 +240,10 @@ impl Watcher {
                     // Fails only if the directory is gone, which is told separately.
                     notify.unwatch(path).ok();
                 }
-                false
+                None
             }
-            (Turn::Looked(_), Turn::Awaited) => {
-                self.watch(path, &place);
-                true
-            }
-            _ => false,
+            (Turn::Looked(_), Turn::Awaited) => Some(place),
+            _ => None,
         }
     }
 }

@@ -115,7 +115,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 /// Scans and takes what was found over into `view`; whether the scan was complete.
 fn scan(scanner: &mut Scanner, depth: Depth, view: &mut View) -> bool {
     let mut complete = None;
-    for found in scanner.scan(depth, &mut |_, _| {}) {
+    for found in scanner.scan(depth, &mut |_, _| true) {
         assert_eq!(complete, None, "something behind Scanned");
         match found {
             Found::Stream { name, files, later_restart } => {
@@ -221,7 +221,7 @@ proptest! {
         tree.age();
         scan(&mut scanner, Depth::Changed, &mut view);
         prop_assert_eq!(&view, &tree.walk());
-        prop_assert_eq!(scanner.scan(Depth::Full, &mut |_, _| {}), vec![Found::Scanned { complete: true }]);
+        prop_assert_eq!(scanner.scan(Depth::Full, &mut |_, _| true), vec![Found::Scanned { complete: true }]);
     }
 }
 
@@ -233,7 +233,10 @@ fn a_quiet_tree_is_not_listed_again() {
     let mut scanner = Scanner::new(&tree.logs(), None);
     let mut listed = |depth| {
         let mut listed = 0;
-        scanner.scan(depth, &mut |_, _| listed += 1);
+        scanner.scan(depth, &mut |_, _| {
+            listed += 1;
+            true
+        });
         listed
     };
     assert_eq!([listed(Depth::Changed), listed(Depth::Changed), listed(Depth::Full)], [3, 0, 3]);

@@ -1,6 +1,7 @@
 //! The thread with watches that are taken away, refused or looked upon, and trees that change.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
@@ -209,6 +210,36 @@ fn what_was_left_is_watched_again_if_it_is_there() {
 }
 
 #[test]
+fn what_was_gone_for_a_moment_is_watched_when_it_is_back() {
+    for away in ["pods/a_b_c", "pods/a_b_c/main"] {
+        let mut tree = Tree::new();
+        tree.write(LIVE, "x");
+        tree.age();
+        let away = tree.path(away);
+        let (give, handlers) = sync_channel::<Hints>(1);
+        let (say, calls) = sync_channel(1 << 16);
+        let seen = away.clone();
+        let is_back = AtomicBool::new(false);
+        let before: Before = Arc::new(move |call: &Call| {
+            say.send(call.clone()).unwrap();
+            let is_there = *call != Call::Watch(seen.clone()) || is_back.swap(true, Relaxed);
+            if is_there { Ok(()) } else { Err(Error::path_not_found()) }
+        });
+        let open: Box<Open> = Box::new(move |hints| {
+            give.send(hints).unwrap();
+            let inner = Box::new(notify::NullWatcher);
+            Ok(Box::new(Asking { before: Arc::clone(&before), inner }))
+        });
+        let (_running, _reports) = started(open, &tree);
+        assert_eq!(calls.try_iter().filter(|call| *call == Call::Watch(away.clone())).count(), 1);
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        handlers.recv().unwrap().handle_event(Ok(Event::new(renamed).add_path(away.clone())));
+        let again = |call| call == Call::Watch(away.clone());
+        while !again(calls.recv_timeout(Duration::from_secs(20)).expect("is not watched again")) {}
+    }
+}
+
+#[test]
 fn directories_that_go_and_come_again_are_watched_again() {
     let tree = Tree::new();
     tree.write(LIVE, "x");
@@ -232,8 +263,15 @@ fn directories_that_go_and_come_again_are_watched_again() {
     let name = wait_for_file(&reports, &tree.path(LIVE));
     tree.write("pods/a_b_c/main/1.log", "new");
     wait_for_file(&reports, &tree.path("pods/a_b_c/main/1.log"));
-    tree.write(LIVE, "more");
-    wait_for(&reports, |found| *found == Found::Written(name.clone()));
+    // By itself, or as what a scan finds that old events have asked for.
+    for bytes in 8..11 {
+        tree.write(LIVE, "+");
+        wait_for(&reports, |found| match found {
+            Found::Written(written) => *written == name,
+            Found::Stream { files, .. } => files[0].size == bytes,
+            _ => false,
+        });
+    }
 }
 
 #[test]
