@@ -184,7 +184,8 @@ impl Task for ScanLine<'_, '_> {
     #[inline(always)]
     fn run<S: Search>(self) -> Kind {
         let Self { line, out, max_members } = self;
-        let mut cursor = Cursor { line, pos: 0, unusual: false, out, search: PhantomData::<S> };
+        let search = PhantomData::<S>;
+        let mut cursor = Cursor { line, pos: 0, unusual: false, is_ascii: true, out, search };
         cursor.skip_space();
         if cursor.peek() != b'{' {
             return Kind::Text(Reason::NotObject);
@@ -193,7 +194,7 @@ impl Task for ScanLine<'_, '_> {
             return Kind::Text(reason);
         }
         let unusual = cursor.unusual || cursor.out.members.len() > max_members;
-        if simdutf8::basic::from_utf8(line).is_err() {
+        if !cursor.is_ascii && simdutf8::basic::from_utf8(line).is_err() {
             return Kind::Text(Reason::NotUtf8);
         }
         if unusual { Kind::Unusual } else { Kind::Object }
@@ -221,6 +222,9 @@ struct Cursor<'l, 's, S> {
     line: &'l [u8],
     pos: usize,
     unusual: bool,
+    /// All strings up to here are, but for names that were guessed and are UTF-8. Other than ASCII has
+    /// no place outside of strings.
+    is_ascii: bool,
     out: &'s mut Scan,
     search: PhantomData<S>,
 }
@@ -276,7 +280,8 @@ impl<S: Search> Cursor<'_, '_, S> {
         let line = self.line;
         let byte = |at| line.get(at).copied().unwrap_or(0);
         let Scan { known: names, members, job_id, .. } = &mut *self.out;
-        let (mut start, mut last, mut unusual) = (self.pos, names.at(*before), false);
+        let (mut start, mut last) = (self.pos, names.at(*before));
+        let (mut unusual, mut is_ascii) = (false, true);
         let is_behind = loop {
             let Some(rest) = line.get(start..) else { break false };
             let Some(known) = names.guess(last, rest) else { break false };
@@ -288,6 +293,7 @@ impl<S: Search> Cursor<'_, '_, S> {
                         break false;
                     }
                     unusual |= string.has_lone_surrogate;
+                    is_ascii &= string.is_ascii;
                     (ValueType::String, string.end + 1)
                 }
                 b'1'..=b'9' => {
@@ -324,6 +330,7 @@ impl<S: Search> Cursor<'_, '_, S> {
         };
         *before = last.key.place;
         self.unusual |= unusual;
+        self.is_ascii &= is_ascii;
         self.pos = start;
         if !is_behind {
             self.skip_space();
@@ -532,6 +539,7 @@ impl<S: Search> Cursor<'_, '_, S> {
         let string = string::<S>(self.line, self.pos);
         self.pos = string.end;
         self.unusual |= string.has_lone_surrogate;
+        self.is_ascii &= string.is_ascii;
         if self.take() == b'"' { Ok(string.is_escaped) } else { Err(Reason::Invalid) }
     }
 

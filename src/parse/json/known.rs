@@ -91,10 +91,11 @@ impl Known {
         key: Key { place: NOWHERE, meaning: Meaning::Any, mark: UNMARKED, is_again: false },
     };
 
-    /// `None` for what can't be compared with a line as it stands: long or escaped names.
+    /// `None` for what can't be compared with a line as it stands: names that are long or escaped,
+    /// or not UTF-8, which would have to be found out again.
     fn new(name: &[u8], before: Id, key: Key) -> Option<Self> {
         let length = name.len() + 3;
-        if length > TEXT_BYTES_MAX || name.contains(&b'\\') {
+        if length > TEXT_BYTES_MAX || name.contains(&b'\\') || str::from_utf8(name).is_err() {
             return None;
         }
         let mut text = [0; TEXT_BYTES_MAX];

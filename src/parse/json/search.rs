@@ -1,7 +1,8 @@
 //! Where the bytes of a JSON string stop to mean themselves.
 //!
-//! Owns the search for quotes, backslashes and control characters; both the check of a string and
-//! the escaping of text spend most of their time here. There is one search for each width of vector
+//! Owns the search for quotes, backslashes and control characters, and the one that stops at what
+//! isn't ASCII too; both the check of a string and the escaping of text spend most of their time
+//! here. There is one search for each width of vector
 //! that a processor may have, and [`with_best`] compiles what uses it once for each of them, so that
 //! the choice is made once per line and not per string. All find the same positions.
 //!
@@ -15,6 +16,23 @@ pub trait Search {
     /// Looks at some bytes of `text` from `from` on, which is before its end: a bit for each special
     /// one, the lowest for `text[from]`, and where those bytes end; at most 64.
     fn block(text: &[u8], from: usize) -> (u64, usize);
+
+    /// The same with a bit for each byte that is special or not ASCII, which is found faster.
+    fn unusual_block(text: &[u8], from: usize) -> (u64, usize);
+}
+
+/// Where the first byte from `from` on is that is special or not ASCII, else the end of the text, or
+/// `from` beyond it.
+#[inline(always)]
+pub(super) fn first_unusual<S: Search>(text: &[u8], mut from: usize) -> usize {
+    while from < text.len() {
+        let (found, end) = S::unusual_block(text, from);
+        if found != 0 {
+            return from + found.trailing_zeros() as usize;
+        }
+        from = end;
+    }
+    from
 }
 
 /// The special bytes of a text from a position on, one after the other. Those that are near each
@@ -85,22 +103,39 @@ pub fn with_best<T: Task>(task: T) -> T::Output {
 struct Words;
 
 impl Search for Words {
-    /// Ends behind the first special byte: of those behind it a word doesn't tell.
     #[inline(always)]
     fn block(text: &[u8], from: usize) -> (u64, usize) {
-        let rest = text.get(from..).unwrap_or_default();
-        let at = match rest.first_chunk() {
-            Some(word) => match special(word) {
-                0 => return (0, from + size_of_val(word)),
-                found => (found.trailing_zeros() >> 3) as usize,
-            },
-            None => match rest.iter().position(|&byte| is_special(byte)) {
-                None => return (0, text.len()),
-                Some(at) => at,
-            },
-        };
-        (1 << at, from + at + 1)
+        first_of(text, from, |word| special(word) & !word & TOPS, is_special)
     }
+
+    #[inline(always)]
+    fn unusual_block(text: &[u8], from: usize) -> (u64, usize) {
+        let is_unusual = |byte: u8| is_special(byte) || !byte.is_ascii();
+        first_of(text, from, |word| (special(word) | word) & TOPS, is_unusual)
+    }
+}
+
+/// What a word tells, or the bytes of what is less than a word. Ends behind the first that is found:
+/// of those behind it a word doesn't tell.
+#[inline(always)]
+fn first_of(
+    text: &[u8],
+    from: usize,
+    in_word: impl Fn(u64) -> u64,
+    is_one: impl Fn(u8) -> bool,
+) -> (u64, usize) {
+    let rest = text.get(from..).unwrap_or_default();
+    let at = match rest.first_chunk() {
+        Some(word) => match in_word(u64::from_le_bytes(*word)) {
+            0 => return (0, from + size_of_val(word)),
+            found => (found.trailing_zeros() >> 3) as usize,
+        },
+        None => match rest.iter().position(|&byte| is_one(byte)) {
+            None => return (0, text.len()),
+            Some(at) => at,
+        },
+    };
+    (1 << at, from + at + 1)
 }
 
 #[inline(always)]
@@ -108,18 +143,20 @@ fn is_special(byte: u8) -> bool {
     byte == b'"' || byte == b'\\' || byte < b' '
 }
 
-/// The lowest bit that is set is the top bit of the first special byte; zero where there is none.
-/// Higher ones may be wrong, by the carry of the subtractions.
+/// One in each byte of a word, and the top bit of each.
+const ONES: u64 = u64::MAX / 0xFF;
+const TOPS: u64 = ONES << 7;
+
+/// Of the top bits of those bytes that have none of their own, the lowest that is set is that of the
+/// first special byte. Higher ones may be wrong, by the carry of the subtractions.
 #[inline(always)]
-fn special(block: &[u8; 8]) -> u64 {
-    const ONES: u64 = u64::MAX / 0xFF;
+fn special(word: u64) -> u64 {
     const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
     const BACKSLASHES: u64 = u64::from_ne_bytes([b'\\'; 8]);
-    let word = u64::from_le_bytes(*block);
     let control = word.wrapping_sub(ONES * 0x20);
     let quote = (word ^ QUOTES).wrapping_sub(ONES);
     let backslash = (word ^ BACKSLASHES).wrapping_sub(ONES);
-    (control | quote | backslash) & !word & (ONES << 7)
+    control | quote | backslash
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -178,21 +215,22 @@ mod x86 {
         task.run::<Bytes64>()
     }
 
-    /// Looks at a whole block with `special`; at what is left together with bytes before it, as the
-    /// text's last block; and at a text of less than a block in words.
+    /// Looks at a whole block with `look`; at what is left together with bytes before it, as the
+    /// text's last block; and at a text of less than a block with `short`.
     #[inline(always)]
     fn by_blocks<const BYTES: usize>(
         text: &[u8],
         from: usize,
-        special: impl Fn(&[u8; BYTES]) -> u64,
+        look: impl Fn(&[u8; BYTES]) -> u64,
+        short: impl Fn(&[u8], usize) -> (u64, usize),
     ) -> (u64, usize) {
         let rest = text.get(from..).unwrap_or_default();
         if let Some(block) = rest.first_chunk() {
-            return (special(block), from + BYTES);
+            return (look(block), from + BYTES);
         }
         match text.last_chunk() {
-            Some(last) => (special(last) >> (BYTES - rest.len()), text.len()),
-            None => Words::block(text, from),
+            Some(last) => (look(last) >> (BYTES - rest.len()), text.len()),
+            None => short(text, from),
         }
     }
 
@@ -203,7 +241,13 @@ mod x86 {
         #[inline(always)]
         fn block(text: &[u8], from: usize) -> (u64, usize) {
             // SAFETY: within `run_32`, so the processor has AVX2.
-            by_blocks(text, from, |block| unsafe { special_32(block) })
+            by_blocks(text, from, |block| unsafe { special_32(block) }, Words::block)
+        }
+
+        #[inline(always)]
+        fn unusual_block(text: &[u8], from: usize) -> (u64, usize) {
+            // SAFETY: the same.
+            by_blocks(text, from, |block| unsafe { unusual_32(block) }, Words::unusual_block)
         }
     }
 
@@ -221,6 +265,19 @@ mod x86 {
         simd::_mm256_movemask_epi8(any).cast_unsigned().into()
     }
 
+    /// The same with those that are not ASCII, which as signed numbers are below a space too.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn unusual_32(block: &[u8; 32]) -> u64 {
+        // SAFETY: the block is as long as what is loaded, which needs no alignment.
+        let bytes = unsafe { simd::_mm256_loadu_si256(block.as_ptr().cast()) };
+        let is =
+            |byte: u8| simd::_mm256_cmpeq_epi8(bytes, simd::_mm256_set1_epi8(byte.cast_signed()));
+        let below = simd::_mm256_cmpgt_epi8(simd::_mm256_set1_epi8(0x20), bytes);
+        let any = simd::_mm256_or_si256(simd::_mm256_or_si256(is(b'"'), is(b'\\')), below);
+        simd::_mm256_movemask_epi8(any).cast_unsigned().into()
+    }
+
     /// 64 bytes at a time. Not to be had outside, for it must run within [`run_64`] only.
     struct Bytes64;
 
@@ -228,7 +285,13 @@ mod x86 {
         #[inline(always)]
         fn block(text: &[u8], from: usize) -> (u64, usize) {
             // SAFETY: within `run_64`, so the processor has AVX-512BW.
-            by_blocks(text, from, |block| unsafe { special_64(block) })
+            by_blocks(text, from, |block| unsafe { special_64(block) }, Words::block)
+        }
+
+        #[inline(always)]
+        fn unusual_block(text: &[u8], from: usize) -> (u64, usize) {
+            // SAFETY: the same.
+            by_blocks(text, from, |block| unsafe { unusual_64(block) }, Words::unusual_block)
         }
     }
 
@@ -243,6 +306,19 @@ mod x86 {
         };
         let control = simd::_mm512_cmplt_epu8_mask(bytes, simd::_mm512_set1_epi8(0x20));
         is(b'"') | is(b'\\') | control
+    }
+
+    /// The same with those that are not ASCII, which as signed numbers are below a space too.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn unusual_64(block: &[u8; 64]) -> u64 {
+        // SAFETY: the block is as long as what is loaded, which needs no alignment.
+        let bytes = unsafe { simd::_mm512_loadu_si512(block.as_ptr().cast()) };
+        let is = |byte: u8| {
+            simd::_mm512_cmpeq_epi8_mask(bytes, simd::_mm512_set1_epi8(byte.cast_signed()))
+        };
+        let below = simd::_mm512_cmplt_epi8_mask(bytes, simd::_mm512_set1_epi8(0x20));
+        is(b'"') | is(b'\\') | below
     }
 }
 
@@ -277,6 +353,17 @@ mod tests {
         }
     }
 
+    struct FirstUnusual<'a>(&'a [u8], usize);
+
+    impl Task for FirstUnusual<'_> {
+        type Output = usize;
+
+        #[inline(always)]
+        fn run<S: Search>(self) -> usize {
+            first_unusual::<S>(self.0, self.1)
+        }
+    }
+
     /// The same by the byte.
     fn expected(text: &[u8], pos: usize, steps: &[usize]) -> (Vec<usize>, usize) {
         let next = |from: usize| {
@@ -299,6 +386,10 @@ mod tests {
             pos in 0..300_usize,
             steps in prop::collection::vec(prop_oneof![4 => 1..4_usize, 1 => 1..150_usize], 0..40),
         ) {
+            let unusual = text.iter().skip(pos).position(|&byte| is_special(byte) || !byte.is_ascii());
+            let unusual = unusual.map_or_else(|| text.len().max(pos), |at| pos + at);
+            prop_assert_eq!(FirstUnusual(&text, pos).run::<Words>(), unusual);
+            prop_assert_eq!(with_best(FirstUnusual(&text, pos)), unusual);
             let expected = expected(&text, pos, &steps);
             prop_assert_eq!(&Found(&text, pos, &steps).run::<Words>(), &expected);
             prop_assert_eq!(&with_best(Found(&text, pos, &steps)), &expected);

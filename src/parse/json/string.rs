@@ -1,9 +1,10 @@
 //! Where a JSON string ends, and what is in it that matters.
 //!
 //! Owns the grammar of escapes and surrogate pairs (RFC 8259, section 7). Where a string can't go on
-//! it ends, and the caller sees that no quote is there. Does not look whether the bytes are UTF-8.
+//! it ends, and the caller sees that no quote is there. Does not look whether the bytes are UTF-8,
+//! but tells of most strings that they are ASCII.
 
-use super::search::{Search, Specials};
+use super::search::{Search, Specials, first_unusual};
 
 /// What was found of a string behind its opening quote.
 pub(super) struct StringEnd {
@@ -11,22 +12,24 @@ pub(super) struct StringEnd {
     pub(super) end: usize,
     pub(super) is_escaped: bool,
     pub(super) has_lone_surrogate: bool,
+    /// Up to its end it is ASCII. There are others of which this is not said.
+    pub(super) is_ascii: bool,
 }
 
 /// Reads a string from behind its opening quote on.
 #[inline(always)]
 pub(super) fn string<S: Search>(line: &[u8], start: usize) -> StringEnd {
-    // Nearly none has an escape: then there is nothing to be kept for going on.
-    let end = Specials::<S>::new(line, start).peek();
-    if line.get(end) == Some(&b'\\') {
-        return escaped_string::<S>(line, end);
+    // Nearly none has an escape or more than ASCII: then there is nothing to be kept for going on.
+    let end = first_unusual::<S>(line, start);
+    match line.get(end) {
+        Some(b'\\' | 0x80..) => unusual_string::<S>(line, end),
+        _ => StringEnd { end, is_escaped: false, has_lone_surrogate: false, is_ascii: true },
     }
-    StringEnd { end, is_escaped: false, has_lone_surrogate: false }
 }
 
-/// Reads a string on from its first escape.
+/// Reads a string on from its first escape, or the first byte that is not ASCII.
 #[inline(always)]
-fn escaped_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+fn unusual_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
     let mut specials = Specials::<S>::new(line, start);
     let (mut is_escaped, mut has_lone_surrogate) = (false, false);
     loop {
@@ -40,7 +43,7 @@ fn escaped_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
             _ => None,
         };
         let Some(behind) = behind else {
-            return StringEnd { end, is_escaped, has_lone_surrogate };
+            return StringEnd { end, is_escaped, has_lone_surrogate, is_ascii: false };
         };
         is_escaped = true;
         specials.pass(behind);

@@ -279,7 +279,49 @@ fn found(line: &[u8], out: &mut Scan) -> Found {
     }
 }
 
+/// What a string's text is made of: short and long, with escapes, UTF-8 and what is none.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => "[a-z ]{0,70}".prop_map(String::into_bytes),
+        2 => Just(br"\u00e9".to_vec()),
+        1 => Just(br"\n".to_vec()),
+        2 => Just("é".into()),
+        1 => Just(b"\xE9".to_vec()),
+    ]
+}
+
 proptest! {
+    /// Whether other than ASCII is UTF-8 is found out wherever it stands: in names, known or not, in
+    /// values, behind escapes, in any of the blocks that a line is looked at in.
+    #[test]
+    fn what_is_not_utf8_is_noticed(
+        lines in prop::collection::vec(
+            prop::collection::vec(
+                (prop::collection::vec(piece(), 0..2), prop::collection::vec(piece(), 0..4), any::<bool>()),
+                0..4,
+            ),
+            1..4,
+        ),
+    ) {
+        let mut used = Scan::default();
+        let lines: Vec<_> = lines.into_iter().map(|members| {
+            let members: Vec<_> = members.into_iter().enumerate().map(|(i, (name, value, nested))| {
+                let (open, close) = if nested { (r#"{"x":["#, "]}") } else { ("", "") };
+                let name = name.concat();
+                let parts = [b"\"", &i.to_string().into_bytes()[..], &name, b"\":", open.as_bytes(), b"\""];
+                [&parts.concat()[..], &value.concat(), b"\"", close.as_bytes()].concat()
+            }).collect();
+            [b"{", &members.join(&b',')[..], b"}"].concat()
+        }).collect();
+        // The second time with what is known of all lines.
+        for line in lines.iter().chain(&lines) {
+            let is_utf8 = std::str::from_utf8(line).is_ok();
+            let kind = scan(line, &mut used);
+            prop_assert_eq!(kind == Kind::Text(Reason::NotUtf8), !is_utf8, "{:?}", kind);
+            prop_assert_eq!(matches!(kind, Kind::Object | Kind::Unusual), is_utf8, "{:?}", kind);
+        }
+    }
+
     /// Names that are known from other lines change no result: few short names, so that they come
     /// again in other orders, twice in a line, with white space, escapes and more bytes.
     #[test]
