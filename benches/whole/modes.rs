@@ -347,15 +347,18 @@ pub(crate) fn idle(shape: &Shape, time: Duration) -> anyhow::Result<bool> {
     Ok(share <= IDLE_SHARE_MAX)
 }
 
-/// An output that refuses connections, and one that takes requests and never answers.
+/// An output that refuses connections, and one that takes requests and never answers; each stream's
+/// pod comes from an API server.
 pub(crate) fn dead(shape: &Shape, time: Duration) -> anyhow::Result<bool> {
     let logs = shape.prepare()?;
     let cores = Cores::split(1)?;
-    let sink = Sink::start(Behaviour::Hang, &cores.other)?;
+    let sink = Sink::start_with(Behaviour::Hang, &cores.other, Some(&logs.folder))?;
     let nobody = format!("http://127.0.0.1:{}", free_port()?);
     let mut holds = true;
     for (kind, output) in [("refusing", nobody), ("silent", format!("http://{}", sink.address))] {
-        let files = AgentFiles::write(&logs.folder, &AgentOptions::new(output))?;
+        let mut options = AgentOptions::new(output);
+        options.api = Some(sink.address);
+        let files = AgentFiles::write(&logs.folder, &options)?;
         let agent = Running::start(&mut files.command(&[])?, &cores.worker)?;
         wait(time);
         ensure!(!agent.has_ended()?, "the agent ended by itself:\n{}", files.log());

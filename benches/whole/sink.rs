@@ -124,15 +124,15 @@ impl Server {
         let mut plain_body = Vec::new();
         while let Some(head) = read_head(&mut stream)? {
             let now = now_ns();
-            if self.behaviour == Behaviour::Hang {
-                io::copy(&mut stream, &mut io::sink())?;
-                return Ok(());
-            }
             if let Some(pods) = &self.pods
                 && api::is_for_pods(&head.target)
             {
                 api::answer(stream.get_mut(), &head.target, pods)?;
                 continue;
+            }
+            if self.behaviour == Behaviour::Hang {
+                io::copy(&mut stream, &mut io::sink())?;
+                return Ok(());
             }
             if head.wants_continue {
                 stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
