@@ -116,8 +116,9 @@ impl Thread<'_> {
     /// Looks at the directories that are being written to, if it's time.
     fn tick(&mut self, now: Instant) {
         for path in self.watcher.due(now) {
-            let written = self.watcher.wants_look(&path) && self.look(&path);
-            if let Some(place) = self.watcher.ticked(&path, written) {
+            let wanted = self.watcher.wants_look(&path);
+            let grown = wanted && self.look(&path);
+            if let Some(place) = self.watcher.ticked(&path, wanted, grown) {
                 self.scan_place(&place);
                 // What came between the look and the watch has made no event.
                 self.look(&path);

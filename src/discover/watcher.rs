@@ -224,10 +224,17 @@ impl Watcher {
         }
     }
 
-    /// Takes in whether a directory that was due was written to. Returns its place if it's to be
-    /// watched again, which its scan does.
-    pub(super) fn ticked(&mut self, path: &Arc<Path>, written: bool) -> Option<Place> {
+    /// Takes in what became of a directory that was due: whether a look was
+    /// [wanted](Self::wants_look), and whether it found that files have grown. Returns its place if
+    /// it's to be watched again, which its scan does.
+    pub(super) fn ticked(&mut self, path: &Arc<Path>, wanted: bool, grown: bool) -> Option<Place> {
         let Known { place, turn } = self.known.get_mut(path)?;
+        let written = match turn {
+            // An earlier look may have seen the growth. The hints tell of no write until they are
+            // asked and there was none, so that this has to be asked once more.
+            Turn::Hot(_) => wanted,
+            Turn::Awaited | Turn::Looked(_) => grown,
+        };
         let before = std::mem::replace(turn, turn.next(written));
         let (after, place) = (*turn, place.clone());
         if after != Turn::Awaited {

@@ -7,7 +7,7 @@ use notify::{Event, EventHandler, EventKind};
 
 use super::*;
 use crate::discover::hints::{Hints, News};
-use crate::discover::watcher::{TICK, Turn};
+use crate::discover::watcher::{TICK, Turn, Watcher};
 
 const WRITE: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
 
@@ -133,4 +133,59 @@ fn turns() {
     check(Turn::Looked(0), &[false; 9], Turn::Looked(9));
     check(Turn::Looked(9), &[true], Turn::Looked(0));
     check(Turn::Looked(0), &[false; 10], Turn::Awaited);
+}
+
+/// What a directory goes through, and what discovery's thread does about it.
+#[derive(Debug, Clone)]
+enum Step {
+    Write,
+    /// What is new is taken; a write that was told is looked at.
+    Take,
+    /// Directories that are due are looked at.
+    Tick,
+    Wait,
+}
+
+proptest! {
+    /// Once a directory is quiet its next write is told, whichever look had seen the ones before.
+    #[test]
+    fn after_any_writes_the_next_one_is_told(
+        steps in prop::collection::vec(
+            prop_oneof![4 => Just(Step::Write), 1 => Just(Step::Take), 1 => Just(Step::Tick), 1 => Just(Step::Wait)],
+            0..60,
+        ),
+    ) {
+        let (hints, mut now) = (Hints::new(signal()), Instant::now());
+        let mut watcher = Watcher::new(Box::new(|_| Ok(Box::new(notify::NullWatcher))), hints.clone());
+        let main: Arc<Path> = Path::new("/pods/a/main").into();
+        watcher.watch(&main, &Place::Root);
+        let write = Ok(Event::new(WRITE).add_path("/pods/a/main/0.log".into()));
+        let mut grown = false;
+        let quiet = [Step::Take, Step::Tick, Step::Wait].into_iter().cycle().take(3 * 20);
+        for step in steps.into_iter().chain(quiet) {
+            match step {
+                Step::Write => {
+                    hints.take_in(&write, now);
+                    grown = true;
+                }
+                Step::Take => {
+                    let news = hints.take();
+                    grown &= news.written.is_empty();
+                    news.hot.iter().for_each(|path| watcher.hot(path));
+                }
+                // Far enough ahead for any tick to be over.
+                Step::Tick => for path in watcher.due(now + Duration::from_secs(3600)) {
+                    let wanted = watcher.wants_look(&path);
+                    let grown = wanted && std::mem::take(&mut grown);
+                    if let Some(place) = watcher.ticked(&path, wanted, grown) {
+                        watcher.watch(&path, &place);
+                    }
+                }
+                Step::Wait => now += TICK * 2,
+            }
+        }
+        prop_assert_eq!(watcher.next_tick(), None);
+        hints.take_in(&write, now);
+        prop_assert_eq!(hints.take().written, vec![main]);
+    }
 }
