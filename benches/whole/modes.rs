@@ -435,15 +435,19 @@ pub(crate) fn latency(
     Ok(at(99) <= most)
 }
 
-/// One line at a time, the pods taking turns, each with the time of its writing.
+/// The pods take turns, each writing one to three lines one after the other, as programs do, each with
+/// the time of its writing.
 fn write_paced(tree: &mut Tree, time: Duration, lines_per_second: u64) -> anyhow::Result<()> {
     let (start, gap) = (Instant::now(), Duration::from_secs(1) / u32::try_from(lines_per_second)?);
     let mut next = start;
+    let mut bursts = (1..=3).cycle();
     while start.elapsed() < time {
-        for pod in tree.pods_mut() {
-            pod.set_time(now_ns());
-            pod.write_lines(1)?;
-            next += gap;
+        for (pod, lines) in tree.pods_mut().iter_mut().zip(&mut bursts) {
+            for _ in 0..lines {
+                pod.set_time(now_ns());
+                pod.write_lines(1)?;
+            }
+            next += gap * lines;
             wait_until(next);
         }
     }
