@@ -82,6 +82,20 @@ fn wait_for_size(reports: &Receiver<Found>, bytes: u64) {
     });
 }
 
+/// Watches nothing, and hands over what takes the events, for a test to make them.
+fn by_hand(
+    before: impl Fn(&Call) -> notify::Result<()> + Send + Sync + 'static,
+) -> (Box<Open>, Receiver<Hints>) {
+    let before: Before = Arc::new(before);
+    let (give, handlers) = sync_channel(1);
+    let open: Box<Open> = Box::new(move |hints| {
+        give.send(hints).unwrap();
+        let inner = Box::new(notify::NullWatcher);
+        Ok(Box::new(Asking { before: Arc::clone(&before), inner }))
+    });
+    (open, handlers)
+}
+
 const LIVE: &str = "pods/a_b_c/main/0.log";
 
 #[test]
@@ -104,12 +118,7 @@ fn what_comes_while_a_watch_is_added_is_seen() {
 #[test]
 fn lost_events_make_everything_be_scanned() {
     let tree = Tree::new();
-    let (give, handlers) = sync_channel::<Hints>(1);
-    let give = Mutex::new(give);
-    let open: Box<Open> = Box::new(move |hints| {
-        give.lock().unwrap().send(hints).unwrap();
-        Ok(Box::new(notify::NullWatcher))
-    });
+    let (open, handlers) = by_hand(|_| Ok(()));
     let (_running, reports) = started(open, &tree);
     let mut handler = handlers.recv().unwrap();
     for size in 1..4 {
@@ -188,15 +197,10 @@ fn what_was_left_is_watched_again_if_it_is_there() {
     let mut tree = Tree::new();
     tree.write(LIVE, "x");
     tree.age();
-    let (give, handlers) = sync_channel::<Hints>(1);
     let (say, calls) = sync_channel(1 << 16);
-    let before: Before = Arc::new(move |call: &Call| {
+    let (open, handlers) = by_hand(move |call| {
         say.send(call.clone()).unwrap();
         Ok(())
-    });
-    let open: Box<Open> = Box::new(move |hints| {
-        give.send(hints).unwrap();
-        Ok(Box::new(Asking { before: Arc::clone(&before), inner: Box::new(notify::NullWatcher) }))
     });
     let (_running, _reports) = started(open, &tree);
     assert_eq!(calls.try_iter().count(), 3);
@@ -216,26 +220,20 @@ fn what_was_gone_for_a_moment_is_watched_when_it_is_back() {
         tree.write(LIVE, "x");
         tree.age();
         let away = tree.path(away);
-        let (give, handlers) = sync_channel::<Hints>(1);
         let (say, calls) = sync_channel(1 << 16);
-        let seen = away.clone();
-        let is_back = AtomicBool::new(false);
-        let before: Before = Arc::new(move |call: &Call| {
+        let watch = Call::Watch(away.clone());
+        let (asked, is_back) = (watch.clone(), AtomicBool::new(false));
+        let (open, handlers) = by_hand(move |call| {
             say.send(call.clone()).unwrap();
-            let is_there = *call != Call::Watch(seen.clone()) || is_back.swap(true, Relaxed);
+            let is_there = *call != asked || is_back.swap(true, Relaxed);
             if is_there { Ok(()) } else { Err(Error::path_not_found()) }
         });
-        let open: Box<Open> = Box::new(move |hints| {
-            give.send(hints).unwrap();
-            let inner = Box::new(notify::NullWatcher);
-            Ok(Box::new(Asking { before: Arc::clone(&before), inner }))
-        });
         let (_running, _reports) = started(open, &tree);
-        assert_eq!(calls.try_iter().filter(|call| *call == Call::Watch(away.clone())).count(), 1);
+        assert_eq!(calls.try_iter().filter(|call| *call == watch).count(), 1);
         let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
-        handlers.recv().unwrap().handle_event(Ok(Event::new(renamed).add_path(away.clone())));
-        let again = |call| call == Call::Watch(away.clone());
-        while !again(calls.recv_timeout(Duration::from_secs(20)).expect("is not watched again")) {}
+        handlers.recv().unwrap().handle_event(Ok(Event::new(renamed).add_path(away)));
+        let next = || calls.recv_timeout(Duration::from_secs(20)).expect("is not watched again");
+        while next() != watch {}
     }
 }
 

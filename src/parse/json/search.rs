@@ -2,9 +2,9 @@
 //!
 //! Owns the search for quotes, backslashes and control characters, and the one that stops at what
 //! isn't ASCII too; both the check of a string and the escaping of text spend most of their time
-//! here. There is one search for each width of vector
-//! that a processor may have, and [`with_best`] compiles what uses it once for each of them, so that
-//! the choice is made once per line and not per string. All find the same positions.
+//! here. There is one search for each width of vector that a processor may have, and [`with_best`]
+//! compiles what uses it once for each of them, so that the choice is made once per line and not per
+//! string. All find the same positions.
 //!
 //! One of two files of the program with `unsafe` in them. What it buys, on captured lines of the ECS
 //! layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
