@@ -4,7 +4,7 @@
 //! backslashes and control characters become escapes (ANSI's escape is `\u001b`), all else is
 //! copied in runs. Does not write the quotes around it.
 
-use crate::parse::json::{Search, Specials, Task, with_best};
+use crate::parse::json::{Pass, Search, Task, each_special, with_best};
 
 /// Appends `text`, escaped.
 pub fn write(text: &[u8], out: &mut Vec<u8>) {
@@ -21,11 +21,13 @@ pub fn write(text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn write_valid(text: &[u8], out: &mut Vec<u8>) {
-    with_best(WriteValid { text, out });
+    with_best(WriteValid { text, from: 0, out });
 }
 
 struct WriteValid<'t, 'o> {
     text: &'t [u8],
+    /// Up to where it is written.
+    from: usize,
     out: &'o mut Vec<u8>,
 }
 
@@ -33,37 +35,54 @@ impl Task for WriteValid<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Search>(self) {
-        let Self { text, out } = self;
-        let mut specials = Specials::<S>::new(text, 0);
-        let mut from = 0;
-        loop {
-            let at = specials.peek();
-            out.extend_from_slice(text.get(from..at).unwrap_or_default());
-            let Some(&byte) = text.get(at) else { return };
-            write_special(byte, out);
-            from = at + 1;
-            specials.pass(from);
-        }
+    fn run<S: Search>(mut self) {
+        each_special::<S>(self.text, 0, &mut self);
+        self.out.extend_from_slice(self.text.get(self.from..).unwrap_or_default());
     }
 }
 
+impl Pass for WriteValid<'_, '_> {
+    #[inline(always)]
+    fn pass(&mut self, at: usize) -> Option<usize> {
+        let Self { text, from, out } = self;
+        out.extend_from_slice(text.get(*from..at)?);
+        write_special(*text.get(at)?, out);
+        *from = at + 1;
+        Some(*from)
+    }
+}
+
+#[inline(always)]
 fn write_special(byte: u8, out: &mut Vec<u8>) {
-    let short = match byte {
-        b'"' => b'"',
-        b'\\' => b'\\',
-        b'\n' => b'n',
-        b'\r' => b'r',
-        b'\t' => b't',
-        8 => b'b',
-        12 => b'f',
-        _ => {
-            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte)]);
-            return;
-        }
-    };
-    out.extend_from_slice(&[b'\\', short]);
+    match SHORT[usize::from(byte)] {
+        0 => write_by_number(byte, out),
+        short => out.extend_from_slice(&[b'\\', short]),
+    }
+}
+
+/// What stands behind the backslash for a byte that has a short escape, else 0.
+static SHORT: [u8; 256] = {
+    let mut short = [0; 256];
+    let mut rest: &[(u8, u8)] = &[
+        (b'"', b'"'),
+        (b'\\', b'\\'),
+        (b'\n', b'n'),
+        (b'\r', b'r'),
+        (b'\t', b't'),
+        (0x08, b'b'),
+        (0x0C, b'f'),
+    ];
+    while let [(byte, behind), others @ ..] = rest {
+        short[*byte as usize] = *behind;
+        rest = others;
+    }
+    short
+};
+
+#[cold]
+fn write_by_number(byte: u8, out: &mut Vec<u8>) {
+    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+    out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte)]);
 }
 
 #[cfg(test)]

@@ -20,8 +20,9 @@ use std::ops::Range;
 
 pub use known::UNMARKED;
 use known::{BEGINNING, Id, Key, KnownNames, Meaning, NOWHERE};
-pub use search::{Search, Specials, Task, with_best};
-use string::string;
+use search::first_unusual;
+pub use search::{Pass, Search, Task, each_special, with_best};
+use string::{string, unusual_string};
 
 /// Objects and arrays inside one another, the outer object being the first. Elasticsearch's own
 /// limit for mapped objects is 20 (`index.mapping.depth.limit`).
@@ -267,7 +268,9 @@ impl<S: Search> Cursor<'_, '_, S> {
             }
         }
         self.out.inner = start..end;
-        self.skip_space();
+        if self.pos < self.line.len() {
+            self.skip_spaces();
+        }
         if self.pos == self.line.len() { Ok(()) } else { Err(Reason::Invalid) }
     }
 
@@ -281,20 +284,23 @@ impl<S: Search> Cursor<'_, '_, S> {
         let byte = |at| line.get(at).copied().unwrap_or(0);
         let Scan { known: names, members, job_id, .. } = &mut *self.out;
         let (mut start, mut last) = (self.pos, names.at(*before));
-        let (mut unusual, mut is_ascii) = (false, true);
         let is_behind = loop {
             let Some(rest) = line.get(start..) else { break false };
             let Some(known) = names.guess(last, rest) else { break false };
             let value_start = start + known.bytes();
             let (value_type, value_end) = match byte(value_start) {
                 b'"' => {
-                    let string = string::<S>(line, value_start + 1);
-                    if byte(string.end) != b'"' {
-                        break false;
+                    let mut end = first_unusual::<S>(line, value_start + 1);
+                    if byte(end) != b'"' {
+                        let string = unusual_string::<S>(line, end);
+                        end = string.end;
+                        if byte(end) != b'"' {
+                            break false;
+                        }
+                        self.unusual |= string.has_lone_surrogate;
+                        self.is_ascii = false;
                     }
-                    unusual |= string.has_lone_surrogate;
-                    is_ascii &= string.is_ascii;
-                    (ValueType::String, string.end + 1)
+                    (ValueType::String, end + 1)
                 }
                 b'1'..=b'9' => {
                     let mut end = value_start + 1;
@@ -308,9 +314,10 @@ impl<S: Search> Cursor<'_, '_, S> {
                 }
                 _ => break false,
             };
-            unusual |= known.key.is_again;
             if known.key.meaning == Meaning::Job {
                 note_job(job_id, line, value_start..value_end);
+            } else if known.key.meaning == Meaning::Again {
+                self.unusual = true;
             }
             members.push(Member {
                 key_start: narrow(start + 1),
@@ -329,8 +336,6 @@ impl<S: Search> Cursor<'_, '_, S> {
             start += 1;
         };
         *before = last.key.place;
-        self.unusual |= unusual;
-        self.is_ascii &= is_ascii;
         self.pos = start;
         if !is_behind {
             self.skip_space();
@@ -356,7 +361,7 @@ impl<S: Search> Cursor<'_, '_, S> {
         if key.place == NOWHERE {
             self.compare_top(key_start..key_end);
         }
-        self.unusual |= key.is_again;
+        self.unusual |= key.meaning == Meaning::Again;
         let value_start = self.pos;
         let value_type = match self.peek() {
             b'{' => {

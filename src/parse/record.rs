@@ -324,8 +324,20 @@ impl Joiner {
         self.lanes[lane.index()].several = Some(several);
     }
 
-    /// Ends the record of several lines that is open on `lane`.
+    /// Ends the record of several lines that is open on `lane`, if there is one.
+    #[inline(always)]
     pub fn close(&mut self, lane: Lane, long: &mut LongBuffers, emit: &mut impl FnMut(Record<'_>)) {
+        if self.lanes[lane.index()].several.is_some() {
+            self.close_several(lane, long, emit);
+        }
+    }
+
+    fn close_several(
+        &mut self,
+        lane: Lane,
+        long: &mut LongBuffers,
+        emit: &mut impl FnMut(Record<'_>),
+    ) {
         if let Some(Several { open, .. }) = self.lanes[lane.index()].several.take() {
             emit(open.logical().record(lane, open.lines));
             self.spare = Some(Buffers::of(open, long));

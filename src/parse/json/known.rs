@@ -31,7 +31,7 @@ pub(super) const NOWHERE: Id = 127;
 /// What a name is marked with before anybody has marked it.
 pub const UNMARKED: u8 = 0;
 
-/// What a name says of its value.
+/// What a name says of its value, or of its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     Any,
@@ -39,6 +39,8 @@ pub(super) enum Meaning {
     Job,
     /// An object of this name may hold the job's id.
     JobCarrier,
+    /// One of the names that this one stands behind is the same.
+    Again,
 }
 
 impl Meaning {
@@ -58,8 +60,6 @@ pub(super) struct Key {
     pub(super) place: Id,
     pub(super) meaning: Meaning,
     pub(super) mark: u8,
-    /// One of those that it stands behind has the same name.
-    pub(super) is_again: bool,
 }
 
 /// A name behind certain others. In lines of the processor's cache of its own: each member of each
@@ -88,7 +88,7 @@ impl Known {
         length: 0,
         before: NOWHERE,
         next: [NOWHERE; 2],
-        key: Key { place: NOWHERE, meaning: Meaning::Any, mark: UNMARKED, is_again: false },
+        key: Key { place: NOWHERE, meaning: Meaning::Any, mark: UNMARKED },
     };
 
     /// `None` for what can't be compared with a line as it stands: names that are long or escaped,
@@ -131,8 +131,18 @@ impl Known {
         differs == 0 && ((1..=BLOCK).contains(&self.bytes()) || self.begins_in_bytes(line))
     }
 
+    /// The same for a name that is longer than a block, or near the end of a line, where nearly all are
+    /// short.
+    #[inline(always)]
     fn begins_in_bytes(&self, line: &[u8]) -> bool {
-        self.length != 0 && line.starts_with(self.text())
+        let Some(here) = line.get(..self.bytes()) else { return false };
+        match (here.first_chunk::<8>(), here.last_chunk::<8>()) {
+            (Some(first), Some(last)) if here.len() <= 16 => {
+                let text = self.text();
+                text.first_chunk() == Some(first) && text.last_chunk() == Some(last)
+            }
+            _ => self.length != 0 && here == self.text(),
+        }
     }
 }
 
@@ -209,7 +219,8 @@ impl KnownNames {
         }
         let place = self.names;
         let is_again = self.behind(before).any(|it| it.name() == name);
-        let key = Key { place, meaning: Meaning::of(name), mark: UNMARKED, is_again };
+        let meaning = if is_again { Meaning::Again } else { Meaning::of(name) };
+        let key = Key { place, meaning, mark: UNMARKED };
         let known = Known::new(name, before, key)?;
         if place == NAMES_MAX {
             self.is_full = true;

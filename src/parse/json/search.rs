@@ -9,8 +9,6 @@
 //! One of two files of the program with `unsafe` in them. What it buys, on captured lines of the ECS
 //! layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
 
-use std::marker::PhantomData;
-
 /// Finds the bytes that mean something inside a JSON string: quotes, backslashes, control characters.
 pub trait Search {
     /// Looks at some bytes of `text` from `from` on, which is before its end: a bit for each special
@@ -35,49 +33,34 @@ pub(super) fn first_unusual<S: Search>(text: &[u8], mut from: usize) -> usize {
     from
 }
 
-/// The special bytes of a text from a position on, one after the other. Those that are near each
-/// other are found with one look.
-#[derive(Debug)]
-pub struct Specials<'t, S> {
-    text: &'t [u8],
-    /// The block that was looked at last.
-    from: usize,
-    end: usize,
-    /// Those of its special bytes that are still to come.
-    found: u64,
-    search: PhantomData<S>,
+/// What is to be done at each special byte of a text. `pass` must be `#[inline(always)]`, as a closure
+/// can't be.
+pub trait Pass {
+    /// Takes the special byte at `at`; gives where the search goes on, which is behind it, or `None`
+    /// to stop it there.
+    fn pass(&mut self, at: usize) -> Option<usize>;
 }
 
-impl<'t, S: Search> Specials<'t, S> {
-    #[inline(always)]
-    pub fn new(text: &'t [u8], from: usize) -> Self {
-        Self { text, from, end: from, found: 0, search: PhantomData }
-    }
-
-    /// Where the next one is, else the end of the text, or where the search was to go on beyond it.
-    /// The same again until it is [passed](Self::pass).
-    #[inline(always)]
-    pub fn peek(&mut self) -> usize {
-        while self.found == 0 {
-            if self.end >= self.text.len() {
-                return self.end;
+/// Hands `pass` the special bytes of `text` from `from` on, one after the other; those that are near
+/// each other are found with one look. Gives where it was stopped, else the end of the text, or where
+/// it was to go on beyond it.
+#[inline(always)]
+pub fn each_special<S: Search>(text: &[u8], mut from: usize, pass: &mut impl Pass) -> usize {
+    while from < text.len() {
+        let (mut found, mut end) = S::block(text, from);
+        while found != 0 {
+            let at = from + found.trailing_zeros() as usize;
+            let Some(behind) = pass.pass(at) else { return at };
+            if behind < end {
+                found &= u64::MAX << (behind - from);
+            } else {
+                end = behind;
+                break;
             }
-            self.from = self.end;
-            (self.found, self.end) = S::block(self.text, self.from);
         }
-        self.from + self.found.trailing_zeros() as usize
+        from = end;
     }
-
-    /// Goes on at `to`, which is behind the next one.
-    #[inline(always)]
-    pub fn pass(&mut self, to: usize) {
-        if to < self.end {
-            self.found &= u64::MAX << (to - self.from);
-        } else {
-            self.found = 0;
-            self.end = to;
-        }
-    }
+    from
 }
 
 /// What is to be done with a [`Search`]. `run` must be `#[inline(always)]`, and so must what it
@@ -329,8 +312,20 @@ mod tests {
     use super::*;
 
     /// The special bytes from a position on, as many as there are steps, each behind the step from
-    /// the one before; and where the search is then.
+    /// the one before; and where the search was then.
     struct Found<'a>(&'a [u8], usize, &'a [usize]);
+
+    struct Steps<'a>(&'a [usize], Vec<usize>);
+
+    impl Pass for Steps<'_> {
+        #[inline(always)]
+        fn pass(&mut self, at: usize) -> Option<usize> {
+            let Self(steps, found) = self;
+            let behind = at + steps.get(found.len())?;
+            found.push(at);
+            Some(behind)
+        }
+    }
 
     impl Task for Found<'_> {
         type Output = (Vec<usize>, usize);
@@ -338,18 +333,9 @@ mod tests {
         #[inline(always)]
         fn run<S: Search>(self) -> Self::Output {
             let Self(text, pos, steps) = self;
-            let mut specials = Specials::<S>::new(text, pos);
-            let mut found = Vec::new();
-            for step in steps {
-                let at = specials.peek();
-                if at >= text.len() {
-                    break;
-                }
-                assert_eq!(specials.peek(), at);
-                found.push(at);
-                specials.pass(at + step);
-            }
-            (found, specials.peek())
+            let mut steps = Steps(steps, Vec::new());
+            let end = each_special::<S>(text, pos, &mut steps);
+            (steps.1, end)
         }
     }
 

@@ -4,7 +4,7 @@
 //! it ends, and the caller sees that no quote is there. Does not look whether the bytes are UTF-8,
 //! but tells of most strings that they are ASCII.
 
-use super::search::{Search, Specials, first_unusual};
+use super::search::{Pass, Search, each_special, first_unusual};
 
 /// What was found of a string behind its opening quote.
 pub(super) struct StringEnd {
@@ -29,24 +29,33 @@ pub(super) fn string<S: Search>(line: &[u8], start: usize) -> StringEnd {
 
 /// Reads a string on from its first escape, or the first byte that is not ASCII.
 #[inline(always)]
-fn unusual_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
-    let mut specials = Specials::<S>::new(line, start);
-    let (mut is_escaped, mut has_lone_surrogate) = (false, false);
-    loop {
-        let end = specials.peek();
-        let behind = match line.get(end..) {
-            Some([b'\\', b'u', rest @ ..]) => unicode_escape(rest).map(|(bytes, is_lone)| {
-                has_lone_surrogate |= is_lone;
-                end + 2 + bytes
-            }),
-            Some([b'\\', byte, ..]) => SHORT_ESCAPES[usize::from(*byte)].then_some(end + 2),
-            _ => None,
-        };
-        let Some(behind) = behind else {
-            return StringEnd { end, is_escaped, has_lone_surrogate, is_ascii: false };
-        };
-        is_escaped = true;
-        specials.pass(behind);
+pub(super) fn unusual_string<S: Search>(line: &[u8], start: usize) -> StringEnd {
+    let mut escapes = Escapes { line, is_escaped: false, has_lone_surrogate: false };
+    let end = each_special::<S>(line, start, &mut escapes);
+    let Escapes { is_escaped, has_lone_surrogate, .. } = escapes;
+    StringEnd { end, is_escaped, has_lone_surrogate, is_ascii: false }
+}
+
+struct Escapes<'l> {
+    line: &'l [u8],
+    is_escaped: bool,
+    has_lone_surrogate: bool,
+}
+
+impl Pass for Escapes<'_> {
+    #[inline(always)]
+    fn pass(&mut self, at: usize) -> Option<usize> {
+        let [b'\\', byte, rest @ ..] = self.line.get(at..)? else { return None };
+        self.is_escaped = true;
+        if SHORT_ESCAPES[usize::from(*byte)] {
+            return Some(at + 2);
+        }
+        if *byte != b'u' {
+            return None;
+        }
+        let (bytes, is_lone) = unicode_escape(rest)?;
+        self.has_lone_surrogate |= is_lone;
+        Some(at + 2 + bytes)
     }
 }
 
