@@ -12,7 +12,7 @@ use road::{Road, cri, stream_name, template};
 use splashdam::checkpoint::{Ledger, Progress};
 use splashdam::config::agent::LineFormat;
 use splashdam::config::pipeline::DocumentForm;
-use splashdam::document::id;
+use splashdam::document::id::{self, Id};
 use splashdam::document::splice::{Content, LineFacts, Scratch};
 use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::parse::time::LastSecond;
@@ -139,14 +139,12 @@ fn splice(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes as u64));
         for form in [DocumentForm::Fluentd, DocumentForm::Ecs] {
             let template = template(&name, form);
+            let hash = id::hash("bench", &name, (TIME_NS, 7), None);
             let facts = LineFacts {
-                time_ns: TIME_NS,
+                id: Id { time_ns: TIME_NS, hash: &hash, start: 1 << 24, end: (1 << 24) + 700 },
                 time: b"2026-11-23T21:00:12.345678901Z",
                 lane: Lane::Stdout,
                 tag: b"F",
-                id_hash: id::hash("bench", &name, (TIME_NS, 7), None),
-                start: 1 << 24,
-                end: (1 << 24) + 700,
                 original_length: None,
             };
             let (mut scratch, mut body) = (Scratch::default(), Vec::new());
@@ -171,7 +169,8 @@ fn ids(c: &mut Criterion) {
     let mut group = c.benchmark_group("id");
     group.throughput(Throughput::Elements(1));
     group.bench_function("written, per record", |bencher| {
-        bencher.iter(|| id::of(black_box(TIME_NS), &hash, black_box(1 << 24), black_box(1 << 25)));
+        let id = Id { time_ns: TIME_NS, hash: &hash, start: 1 << 24, end: 1 << 25 };
+        bencher.iter(|| black_box(id).characters());
     });
     group.bench_function("hashed, per part", |bencher| {
         bencher.iter(|| id::hash("bench", black_box(&name), (TIME_NS, 7), None));

@@ -63,29 +63,48 @@ pub fn hash(
     IdHash(characters)
 }
 
-/// The id of the record made from the raw bytes `start..end` of a part, whose first piece
-/// the runtime took at `time_ns` nanoseconds since the epoch; a time before that counts as zero.
-pub fn of(time_ns: i64, hash: &IdHash, start: u64, end: u64) -> [u8; LENGTH] {
-    let time = u64::try_from(time_ns).unwrap_or(0);
-    // The time in two words, of which the first one has its last five characters only.
-    let words = [
-        in_bytes::<5>(time >> 40),
-        in_bytes::<5>(time & ((1 << 40) - 1)),
-        in_bytes::<6>(start.min(MAX_OFFSET)),
-        in_bytes::<6>(end.min(MAX_OFFSET)),
-    ];
-    let mut characters = [0; 4 * WORD];
-    for (place, word) in characters.chunks_exact_mut(WORD).zip(words) {
-        place.copy_from_slice(&word.to_be_bytes());
+/// What an id says: which raw bytes its record was made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Id<'a> {
+    /// When the runtime took the record's first piece, nanoseconds since the epoch; a time before that
+    /// counts as zero.
+    pub time_ns: i64,
+    pub hash: &'a IdHash,
+    /// Positions of the raw bytes, in the part where each of them lies.
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Id<'_> {
+    /// Its characters.
+    pub fn characters(&self) -> [u8; LENGTH] {
+        let mut characters = [0; LENGTH];
+        self.write(&mut characters);
+        characters
     }
-    // All at once, so that the compiler takes vectors.
-    characters = characters.map(character);
-    let (time, positions) = characters.split_at(2 * WORD);
-    let mut id = [0; LENGTH];
-    id[..TIME].copy_from_slice(&time[2 * WORD - TIME..]);
-    id[TIME..TIME + HASH].copy_from_slice(&hash.0);
-    id[TIME + HASH..].copy_from_slice(positions);
-    id
+
+    /// Writes its characters where they belong. They come in pieces, and to copy them as one the
+    /// processor has to wait until all that was written before has left it.
+    pub fn write(&self, place: &mut [u8; LENGTH]) {
+        let time = u64::try_from(self.time_ns).unwrap_or(0);
+        // The time in two words, of which the first one has its last five characters only.
+        let words = [
+            in_bytes::<5>(time >> 40),
+            in_bytes::<5>(time & ((1 << 40) - 1)),
+            in_bytes::<6>(self.start.min(MAX_OFFSET)),
+            in_bytes::<6>(self.end.min(MAX_OFFSET)),
+        ];
+        let mut characters = [0; 4 * WORD];
+        for (place, word) in characters.chunks_exact_mut(WORD).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+        // All at once, so that the compiler takes vectors.
+        characters = characters.map(character);
+        let (time, positions) = characters.split_at(2 * WORD);
+        place[..TIME].copy_from_slice(&time[2 * WORD - TIME..]);
+        place[TIME..TIME + HASH].copy_from_slice(&self.hash.0);
+        place[TIME + HASH..].copy_from_slice(positions);
+    }
 }
 
 /// Characters that are made at once.
@@ -153,8 +172,9 @@ mod tests {
     }
 
     fn id(time_ns: i64, start: u64, end: u64) -> String {
-        let id = of(time_ns, &hash("", &stream(), (1, 2), None), start, end);
-        String::from_utf8(id.to_vec()).expect("ids are ASCII")
+        let hash = hash("", &stream(), (1, 2), None);
+        let id = Id { time_ns, hash: &hash, start, end };
+        String::from_utf8(id.characters().to_vec()).expect("ids are ASCII")
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! length) is taken apart and written piece by piece. Guarantees the same bytes either way.
 
 use super::escape;
-use super::id;
+use super::id::{self, Id};
 use crate::config::pipeline::DocumentForm;
 use crate::parse::Lane;
 use crate::parse::json::JOB_ID_BYTES;
@@ -40,7 +40,7 @@ const OFFSET: &[u8] = b",\"log.offset\":";
 /// What differs from item to item.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Filling<'a> {
-    pub(super) id: [u8; id::LENGTH],
+    pub(super) id: Id<'a>,
     /// Where the document goes if that is named by date, escaped.
     pub(super) index: Option<&'a [u8]>,
     /// A member `@timestamp` and a comma, or nothing.
@@ -128,7 +128,7 @@ impl Lead {
         let from = match (self.framing, filling.index) {
             (Framing::Bulk, None) => 0,
             (Framing::Bulk, Some(index)) => {
-                write_action(index, &filling.id, body);
+                write_action(index, &filling.id.characters(), body);
                 self.document
             }
             (Framing::Lines, _) => self.document,
@@ -145,8 +145,10 @@ impl Lead {
             body.extend_from_slice(after);
             begins += filling.stamp.len();
         }
-        if from == 0 {
-            put(body, start + ID_AT, &filling.id);
+        if from == 0
+            && let Some(hole) = hole(body, start + ID_AT)
+        {
+            filling.id.write(hole);
         }
         if let Some(at) = self.job
             && let Some(job) = filling.job.first_chunk::<JOB_ID_BYTES>()
@@ -175,9 +177,14 @@ impl Lead {
 /// Fills a hole.
 #[inline(always)]
 fn put<const N: usize>(body: &mut [u8], at: usize, text: &[u8; N]) {
-    if let Some(hole) = body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<N>()) {
+    if let Some(hole) = hole(body, at) {
         *hole = *text;
     }
+}
+
+#[inline(always)]
+fn hole<const N: usize>(body: &mut [u8], at: usize) -> Option<&mut [u8; N]> {
+    body.get_mut(at..)?.first_chunk_mut()
 }
 
 fn write_action(index: &[u8], id: &[u8; id::LENGTH], body: &mut Vec<u8>) {
@@ -211,13 +218,17 @@ fn write_unusual_runtime(filling: &Filling<'_>, body: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::splice::tests::facts;
 
-    const ID_TEXT: [u8; id::LENGTH] = [b'x'; id::LENGTH];
     const HOLES: &str = "----";
+
+    fn id_text() -> String {
+        String::from_utf8(facts().id.characters().to_vec()).expect("ids are ASCII")
+    }
 
     fn filling() -> Filling<'static> {
         Filling {
-            id: ID_TEXT,
+            id: facts().id,
             index: None,
             stamp: b"",
             job: b"0123456789abcdef0123456789abcdef",
@@ -258,7 +269,7 @@ mod tests {
         );
         let mut body = Vec::new();
         let begins = with_job.write(&filling(), &mut body);
-        let id = "x".repeat(id::LENGTH);
+        let id = id_text();
         assert_eq!(body[..begins], *format!("{{\"create\":{{\"_id\":\"{id}\"}}}}\n").as_bytes());
     }
 
@@ -285,7 +296,7 @@ mod tests {
         let mut body = Vec::new();
         let dated = Filling { index: Some(b"i-1"), ..filling() };
         let begins = lead(None, DocumentForm::Ecs, Framing::Bulk).write(&dated, &mut body);
-        let id = "x".repeat(id::LENGTH);
+        let id = id_text();
         let action = format!("{{\"create\":{{\"_index\":\"i-1\",\"_id\":\"{id}\"}}}}\n");
         assert_eq!(
             body,

@@ -8,6 +8,7 @@
 //! grows to a few times the longest line. Which lines belong together, which stream they are of
 //! and what filters make of the document is decided elsewhere.
 
+mod decimal;
 pub mod escape;
 pub mod fields;
 pub mod id;
@@ -18,5 +19,5 @@ pub mod splice;
 mod stamp;
 pub mod tree;
 
-pub use id::IdHash;
+pub use id::{Id, IdHash};
 pub use splice::{Appended, Content, LineFacts, Parts, Scratch, Template};

@@ -17,11 +17,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::fields::{Fields, Known};
-use super::id::{self, IdHash};
+use super::id::Id;
 use super::lead::{Filling, Lead};
 use super::names::{Names, Place, Role};
 use super::stamp::{Candidates, OwnMember, Stamp};
-use super::{escape, rewrite};
+use super::{decimal, escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::Lane;
 use crate::parse::json::{self, JOB_ID_BYTES, Kind, Member, Scan, ValueType};
@@ -70,17 +70,13 @@ pub struct Template {
 /// What differs from line to line beside the content.
 #[derive(Debug, Clone, Copy)]
 pub struct LineFacts<'a> {
-    /// Of the record's first piece, nanoseconds since the epoch.
-    pub time_ns: i64,
-    /// The same as the runtime wrote it: RFC 3339.
+    /// With the runtime's time, and where the raw bytes stand.
+    pub id: Id<'a>,
+    /// The time as the runtime wrote it: RFC 3339.
     pub time: &'a [u8],
     pub lane: Lane,
     /// The runtime's tag; empty where it has none, `F` for a joined line.
     pub tag: &'a [u8],
-    pub id_hash: IdHash,
-    /// Positions of the raw bytes, in the part where each of them lies.
-    pub start: u64,
-    pub end: u64,
     /// The line's length in bytes before it was cut; `None` where it wasn't.
     pub original_length: Option<u64>,
 }
@@ -276,23 +272,26 @@ impl Template {
         edits.clear();
         let mut candidates = Candidates::default();
         for i in 0..scan.members.len() {
-            let member = scan.members[i];
+            let member = &scan.members[i];
             if member.mark == Role::PLAIN_MARK {
                 continue;
             }
-            let role = Role::of_mark(member.mark).unwrap_or_else(|| self.mark(line, member, scan));
+            let role = match Role::of_mark(member.mark) {
+                Some(role) => role,
+                None => self.mark(line, *member, scan),
+            };
             if let Some(rank) = role.time_rank {
-                candidates.note(rank, member);
+                candidates.note(rank, i);
             }
             match role.place {
                 Place::Stays => {}
-                Place::Moves => edits.push(Edit::Move(member.key().start)),
+                Place::Moves => edits.push(Edit::Move(scan.members[i].key().start)),
                 Place::OwnTime => edits.push(Edit::OwnTime(i)),
-                Place::Log if self.log_stays(line, member) => {}
-                Place::Log => edits.push(Edit::Move(member.key().start)),
+                Place::Log if self.log_stays(line, scan.members[i]) => {}
+                Place::Log => edits.push(Edit::Move(scan.members[i].key().start)),
             }
         }
-        candidates.decide(line, second)
+        candidates.decide(line, &scan.members, second)
     }
 
     /// Looks up what a member's name means, and notes that for lines to come.
@@ -327,8 +326,8 @@ impl Template {
         let job = job_id.and_then(|range| line.get(range));
         let leads = if job.is_some() { &self.leads_with_job } else { &self.leads };
         let filling = Filling {
-            id: id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end),
-            index: self.index.as_ref().map(|pattern| index.name(pattern, facts.time_ns)),
+            id: facts.id,
+            index: self.index.as_ref().map(|pattern| index.name(pattern, facts.id.time_ns)),
             stamp: stamp_text,
             job: job.unwrap_or_default(),
             beside_job: match job {
@@ -339,10 +338,10 @@ impl Template {
             time: facts.time,
         };
         let document = leads[facts.lane.index()].write(&filling, body);
-        write_number(facts.start, body);
+        decimal::write(facts.id.start, body);
         if let Some(length) = facts.original_length {
             body.extend_from_slice(b",\"log.truncated\":true,\"log.original_length\":");
-            write_number(length, body);
+            decimal::write(length, body);
         }
         document
     }
@@ -445,10 +444,6 @@ fn escaped(text: &str) -> String {
     let mut out = Vec::new();
     escape::write(text.as_bytes(), &mut out);
     String::from_utf8_lossy(&out).into_owned()
-}
-
-fn write_number(number: u64, body: &mut Vec<u8>) {
-    body.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]

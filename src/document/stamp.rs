@@ -37,9 +37,9 @@ pub(super) enum OwnMember {
     Goes,
 }
 
-/// The time fields that a line has, by rank.
+/// The time fields that a line has, by rank: members by their index.
 #[derive(Debug, Default)]
-pub(super) struct Candidates([Option<Member>; RANKS]);
+pub(super) struct Candidates([Option<usize>; RANKS]);
 
 enum Reading {
     Canonical,
@@ -48,16 +48,21 @@ enum Reading {
 
 impl Candidates {
     /// The first of a rank counts; the fast road sees no second.
-    pub(super) fn note(&mut self, rank: u8, member: Member) {
+    pub(super) fn note(&mut self, rank: u8, member: usize) {
         if let Some(place @ None) = self.0.get_mut(usize::from(rank)) {
             *place = Some(member);
         }
     }
 
-    pub(super) fn decide(&self, line: &[u8], second: &mut LastSecond) -> (Stamp, OwnMember) {
-        for member in self.0.iter().flatten() {
+    pub(super) fn decide(
+        &self,
+        line: &[u8],
+        members: &[Member],
+        second: &mut LastSecond,
+    ) -> (Stamp, OwnMember) {
+        for member in self.0.iter().flatten().filter_map(|member| members.get(*member)) {
             let own = line.get(member.key()) == Some(b"@timestamp");
-            match (read(line, *member, second), own) {
+            match (read(line, member, second), own) {
                 (None, _) => {}
                 (Some(Reading::Canonical), true) => return (Stamp::Own, OwnMember::Stays),
                 (Some(Reading::Canonical), false) => {
@@ -71,7 +76,7 @@ impl Candidates {
     }
 }
 
-fn read(line: &[u8], member: Member, second: &mut LastSecond) -> Option<Reading> {
+fn read(line: &[u8], member: &Member, second: &mut LastSecond) -> Option<Reading> {
     let value = line.get(member.value())?;
     match member.value_type {
         ValueType::String => {

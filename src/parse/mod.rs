@@ -48,6 +48,7 @@ pub struct FrameScratch {
 ///
 /// # Errors
 /// The line has not the form that the runtime writes.
+#[inline(always)]
 pub fn line<'a>(
     format: LineFormat,
     raw: &'a [u8],

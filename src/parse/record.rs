@@ -270,7 +270,7 @@ impl Joiner {
             if line.partial {
                 state.partial = Some(partial);
             } else {
-                self.complete(line.lane, &partial.logical(), long, emit);
+                self.complete(line.lane, partial.logical(), long, emit);
                 self.spare = Some(Buffers::of(partial, long));
             }
             return;
@@ -279,16 +279,17 @@ impl Joiner {
         if line.partial {
             state.partial = Some(Open::begin(&logical, self.spare.take()));
         } else {
-            self.complete(line.lane, &logical, long, emit);
+            self.complete(line.lane, logical, long, emit);
         }
     }
 
-    /// Takes a complete logical line.
+    /// Takes a complete logical line. By value, as what it calls does: what stands for itself then
+    /// goes through registers.
     #[inline(always)]
     fn complete(
         &mut self,
         lane: Lane,
-        line: &Logical<'_>,
+        line: Logical<'_>,
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
@@ -304,21 +305,21 @@ impl Joiner {
     fn join(
         &mut self,
         lane: Lane,
-        line: &Logical<'_>,
+        line: Logical<'_>,
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
         let limit = self.line_bytes_max;
         if let Some(several) = &mut self.lanes[lane.index()].several
-            && several.admits(line, limit)
+            && several.admits(&line, limit)
             && several.group.continues(line.content)
         {
-            several.open.join(line, limit, long);
+            several.open.join(&line, limit, long);
             return;
         }
         self.close(lane, long, emit);
         let several = Several {
-            open: Open::begin(line, self.spare.take()),
+            open: Open::begin(&line, self.spare.take()),
             group: Group::start(line.content),
         };
         self.lanes[lane.index()].several = Some(several);
@@ -348,7 +349,7 @@ impl Joiner {
     pub fn finish(&mut self, long: &mut LongBuffers, emit: &mut impl FnMut(Record<'_>)) {
         for lane in Lane::BOTH {
             if let Some(partial) = self.lanes[lane.index()].partial.take() {
-                self.complete(lane, &partial.logical(), long, emit);
+                self.complete(lane, partial.logical(), long, emit);
                 self.spare = Some(Buffers::of(partial, long));
             }
             self.close(lane, long, emit);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::in_hand::Plain;
 use super::reader::Shipping;
 use crate::discover::StreamName;
-use crate::document::id::{self, IdHash};
+use crate::document::id::{self, Id, IdHash};
 use crate::document::splice::{Content, LineFacts, Template};
 use crate::filter::{Origin, Verdict};
 use crate::parse::record::Record;
@@ -20,8 +20,8 @@ use crate::tail::PartId;
 pub struct Naming {
     id_scope: String,
     name: Arc<StreamName>,
-    /// The hash for records that lie in one part, of the part that was read last.
-    last: Option<(PartId, IdHash)>,
+    /// The hash of the last record, and the parts that it begins and ends in.
+    last: Option<(PartId, PartId, IdHash)>,
 }
 
 impl Naming {
@@ -30,20 +30,17 @@ impl Naming {
         Self { id_scope: id_scope.to_owned(), name, last: None }
     }
 
-    fn hash(&mut self, record: &Record<'_>) -> IdHash {
+    fn hash(&mut self, record: &Record<'_>) -> &IdHash {
         let (start, end) = (record.start.part, record.end.part);
-        if let Some((part, hash)) = self.last
-            && part == start
-            && part == end
-        {
-            return hash;
+        let Self { id_scope, name, last } = self;
+        if last.is_some_and(|(first, last, _)| (first, last) != (start, end)) {
+            *last = None;
         }
-        let plain = |part: PartId| (part.first_time_ns, part.hash);
-        let later = (end != start).then(|| plain(end));
-        let hash = id::hash(&self.id_scope, &self.name, plain(start), later);
-        if later.is_none() {
-            self.last = Some((start, hash));
-        }
+        let (.., hash) = last.get_or_insert_with(|| {
+            let plain = |part: PartId| (part.first_time_ns, part.hash);
+            let later = (end != start).then(|| plain(end));
+            (start, end, id::hash(id_scope, name, plain(start), later))
+        });
         hash
     }
 }
@@ -66,13 +63,15 @@ impl Form {
             return;
         }
         let facts = LineFacts {
-            time_ns: record.time_ns,
+            id: Id {
+                time_ns: record.time_ns,
+                hash: self.naming.hash(record),
+                start: record.start.offset,
+                end: record.end.offset,
+            },
             time: record.time,
             lane: record.lane,
             tag: record.tag,
-            id_hash: self.naming.hash(record),
-            start: record.start.offset,
-            end: record.end.offset,
             original_length: record.original_bytes,
         };
         let content = match record.lines {
@@ -81,10 +80,10 @@ impl Form {
         };
         let written = self.template.append(&facts, content, scratch, &mut batch.body);
         if !filters.is_empty() {
-            let id = id::of(facts.time_ns, &facts.id_hash, facts.start, facts.end);
+            let id = facts.id.characters();
             batch.body.truncate(written.document.end);
             let fields = self.template.fields(&written, record.content, scratch);
-            let origin = Origin { id: &id, time_ns: facts.time_ns };
+            let origin = Origin { id: &id, time_ns: record.time_ns };
             let start = written.document.start;
             if filters.apply(&mut batch.body, start, fields, origin) == Verdict::Dropped {
                 batch.body.truncate(written.start);

@@ -453,8 +453,8 @@ impl Reader {
             if stopped.is_some() {
                 break;
             }
-            let (start, end) = (base + used as u64, base + newline as u64 + 1);
-            self.raw_line(&chunk[used..newline], 0, format, at(part, start)..at(part, end), desk);
+            let place = base + used as u64..base + newline as u64 + 1;
+            self.raw_line(&chunk[used..newline], 0, format, part, place, desk);
             used = newline + 1;
         }
         let rest = &chunk[used..];
@@ -487,13 +487,15 @@ impl Reader {
         (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
-    /// Takes one raw line without its line feed. `missing` of its bytes were left out.
+    /// Takes one raw line without its line feed, which stands at `place` in `part`. `missing` of its
+    /// bytes were left out.
     fn raw_line(
         &mut self,
         raw: &[u8],
         missing: u64,
         format: LineFormat,
-        place: Range<Position>,
+        part: PartId,
+        place: Range<u64>,
         desk: &mut Desk<'_>,
     ) {
         let Desk { frames, long, shipping, .. } = desk;
@@ -501,14 +503,15 @@ impl Reader {
         let line = match parse::line(format, raw, frames) {
             Ok(line) => line,
             Err(_) if unwritten::begins(raw) => {
-                return self.line_behind_unwritten(raw, missing, format, place, desk);
+                return self.line_behind_unwritten(raw, missing, format, part, place, desk);
             }
             Err(why) => {
                 metrics::counter!("splashdam_malformed_lines_total", "cause" => why.as_str())
                     .increment(1);
-                malformed(raw, place.start.part, &mut time_text)
+                malformed(raw, part, &mut time_text)
             }
         };
+        let place = at(part, place.start)..at(part, place.end);
         if place.start >= self.safe[line.lane.index()] && self.is_wanted(&line) {
             self.logical(&line, missing, &place, long, shipping);
         }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -7,6 +8,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::discover::StreamName;
+use crate::document::id::{self, IdHash};
 
 const FLUENTD: &[&str] = &[
     "application",
@@ -38,7 +40,7 @@ pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
     }
 }
 
-pub(crate) fn facts() -> LineFacts<'static> {
+static HASH: LazyLock<IdHash> = LazyLock::new(|| {
     let stream = StreamName {
         namespace: "n".into(),
         pod: "p".into(),
@@ -46,14 +48,15 @@ pub(crate) fn facts() -> LineFacts<'static> {
         container: "c".into(),
         restart: 0,
     };
+    id::hash("", &stream, (1, 2), None)
+});
+
+pub(crate) fn facts() -> LineFacts<'static> {
     LineFacts {
-        time_ns: TIME_NS,
+        id: Id { time_ns: TIME_NS, hash: &HASH, start: 1000, end: 1234 },
         time: TIME.as_bytes(),
         lane: Lane::Stdout,
         tag: b"F",
-        id_hash: id::hash("", &stream, (1, 2), None),
-        start: 1000,
-        end: 1234,
         original_length: None,
     }
 }
@@ -174,7 +177,7 @@ fn the_whole_of_an_item() {
     facts.lane = Lane::Stderr;
     facts.original_length = Some(2_000_000);
     template.append(&facts, Content::Text(b"{\"cut"), &mut scratch, &mut body);
-    let id = id::of(TIME_NS, &facts.id_hash, 1000, 1234);
+    let id = facts.id.characters();
     let id = String::from_utf8_lossy(&id);
     let expected = [
         &format!(r#"{{"create":{{"_id":"{id}"}}}}"#),
@@ -260,7 +263,8 @@ fn index_by_date() {
         (-1, "logs-1969.12.31-23"),
     ] {
         let mut body = Vec::new();
-        let facts = LineFacts { time_ns, ..facts() };
+        let id = Id { time_ns, ..facts().id };
+        let facts = LineFacts { id, ..facts() };
         template.append(&facts, Content::Line(b"x"), &mut scratch, &mut body);
         let start = format!(r#"{{"create":{{"_index":"{index}","_id":""#);
         assert!(body.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&body));

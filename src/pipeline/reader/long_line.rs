@@ -75,8 +75,8 @@ impl Reader {
             return self.end_of_long_line(part, format, &raw, long, desk);
         }
         self.long_line = None;
-        let place = at(part, long.start)..at(part, end + 1);
-        self.raw_line(&raw, length - kept as u64, format, place, desk);
+        let place = long.start..end + 1;
+        self.raw_line(&raw, length - kept as u64, format, part, place, desk);
         self.count_read(desk);
         Ok(Turn::More)
     }

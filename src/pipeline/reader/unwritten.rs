@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use super::{Desk, Reader, at};
 use crate::config::agent::LineFormat;
-use crate::tail::Position;
 use crate::tail::identity::written_bytes;
+use crate::tail::{PartId, Position};
 use crate::telemetry::throttle;
 
 /// Whether `raw` begins with what was never written.
@@ -30,16 +30,17 @@ impl Reader {
         raw: &[u8],
         missing: u64,
         format: LineFormat,
-        place: Range<Position>,
+        part: PartId,
+        place: Range<u64>,
         desk: &mut Desk<'_>,
     ) {
         let unwritten = raw.iter().take_while(|byte| **byte == 0).count();
         if unwritten == raw.len() {
-            return self.pass_over_unwritten(place.end, desk);
+            return self.pass_over_unwritten(at(part, place.end), desk);
         }
-        let begins = at(place.start.part, place.start.offset + unwritten as u64);
-        self.pass_over_unwritten(begins, desk);
-        self.raw_line(&raw[unwritten..], missing, format, begins..place.end, desk);
+        let begins = place.start + unwritten as u64;
+        self.pass_over_unwritten(at(part, begins), desk);
+        self.raw_line(&raw[unwritten..], missing, format, part, begins..place.end, desk);
     }
 
     /// Takes the last line of a part, which has no line feed and goes from the cursor to `end`.
@@ -61,8 +62,8 @@ impl Reader {
         };
         if written > 0 {
             let behind = self.cursor.offset + written as u64 + missing;
-            let place = self.cursor..at(end.part, behind + 1);
-            self.raw_line(&raw[..written], missing, format, place, desk);
+            let place = self.cursor.offset..behind + 1;
+            self.raw_line(&raw[..written], missing, format, end.part, place, desk);
             self.cursor = at(end.part, behind);
         }
         self.count_read(desk);
