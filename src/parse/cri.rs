@@ -11,8 +11,6 @@ use super::time::{self, LastSecond};
 use super::{Lane, Line, Malformed};
 
 /// Takes apart one raw line, given without its line feed.
-// Inlined, for each line is taken apart: a result that is put into memory and read from there in
-// larger pieces is waited for.
 #[inline(always)]
 pub fn parse<'a>(line: &'a [u8], last: &mut LastSecond) -> Result<Line<'a>, Malformed> {
     let (time_ns, length) = time::runtime_prefix(line, last).ok_or(Malformed::Time)?;

@@ -48,17 +48,39 @@ pub struct FrameScratch {
 ///
 /// # Errors
 /// The line has not the form that the runtime writes.
-#[inline(always)]
 pub fn line<'a>(
     format: LineFormat,
     raw: &'a [u8],
     scratch: &'a mut FrameScratch,
 ) -> Result<Line<'a>, Malformed> {
+    if has_cri_frame(format, raw) {
+        cri::parse(raw, &mut scratch.second)
+    } else {
+        docker::parse(raw, scratch)
+    }
+}
+
+/// The same for nearly all lines, those that are in CRI's frame; `None` for any other. Inlined, so that
+/// such a line is taken apart into registers: what goes into memory piece by piece and is read from
+/// there as one is waited for.
+#[inline(always)]
+pub fn cri_line<'a>(
+    format: LineFormat,
+    raw: &'a [u8],
+    scratch: &mut FrameScratch,
+) -> Option<Line<'a>> {
+    if !has_cri_frame(format, raw) {
+        return None;
+    }
+    cri::parse(raw, &mut scratch.second).ok()
+}
+
+#[inline(always)]
+fn has_cri_frame(format: LineFormat, raw: &[u8]) -> bool {
     match format {
-        LineFormat::Cri => cri::parse(raw, &mut scratch.second),
-        LineFormat::Docker => docker::parse(raw, scratch),
-        LineFormat::Auto if raw.first() == Some(&b'{') => docker::parse(raw, scratch),
-        LineFormat::Auto => cri::parse(raw, &mut scratch.second),
+        LineFormat::Cri => true,
+        LineFormat::Docker => false,
+        LineFormat::Auto => raw.first() != Some(&b'{'),
     }
 }
 

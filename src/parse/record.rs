@@ -254,6 +254,7 @@ impl Joiner {
     /// Takes the raw line that stands at `place`; `emit` gets at most two records.
     ///
     /// `missing` says how many bytes of content the caller has left out at the line's end.
+    #[inline(always)]
     pub fn accept(
         &mut self,
         line: &Line<'_>,

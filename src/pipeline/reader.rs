@@ -499,6 +499,24 @@ impl Reader {
         desk: &mut Desk<'_>,
     ) {
         let Desk { frames, long, shipping, .. } = desk;
+        match parse::cri_line(format, raw, frames) {
+            Some(line) => self.line(&line, missing, part, place, long, shipping),
+            None => self.unusual_line(raw, missing, format, part, place, desk),
+        }
+    }
+
+    /// The same for a line of docker's, and for one that no runtime can have written.
+    #[inline(never)]
+    fn unusual_line(
+        &mut self,
+        raw: &[u8],
+        missing: u64,
+        format: LineFormat,
+        part: PartId,
+        place: Range<u64>,
+        desk: &mut Desk<'_>,
+    ) {
+        let Desk { frames, long, shipping, .. } = desk;
         let mut time_text = Vec::new();
         let line = match parse::line(format, raw, frames) {
             Ok(line) => line,
@@ -511,13 +529,28 @@ impl Reader {
                 malformed(raw, part, &mut time_text)
             }
         };
+        self.line(&line, missing, part, place, long, shipping);
+    }
+
+    /// Takes a line that was taken apart.
+    #[inline(always)]
+    fn line(
+        &mut self,
+        line: &Line<'_>,
+        missing: u64,
+        part: PartId,
+        place: Range<u64>,
+        long: &mut LongBuffers,
+        shipping: &mut Shipping<'_>,
+    ) {
         let place = at(part, place.start)..at(part, place.end);
-        if place.start >= self.safe[line.lane.index()] && self.is_wanted(&line) {
-            self.logical(&line, missing, &place, long, shipping);
+        if place.start >= self.safe[line.lane.index()] && self.is_wanted(line) {
+            self.logical(line, missing, &place, long, shipping);
         }
         self.cursor = place.end;
     }
 
+    #[inline(always)]
     fn is_wanted(&mut self, line: &Line<'_>) -> bool {
         let wanted = self.not_before_ns.is_none_or(|earliest| line.time_ns >= earliest);
         if wanted {
@@ -526,6 +559,7 @@ impl Reader {
         wanted
     }
 
+    #[inline(always)]
     fn logical(
         &mut self,
         line: &Line<'_>,

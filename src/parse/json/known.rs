@@ -167,8 +167,15 @@ impl KnownNames {
     /// To be called between lines: forgets all if there was no place for a name.
     pub(super) fn make_room(&mut self) {
         if self.is_full {
-            *self = Self::default();
+            self.forget();
         }
+    }
+
+    /// Not inlined, for the new table goes over the stack.
+    #[cold]
+    #[inline(never)]
+    fn forget(&mut self) {
+        *self = Self::default();
     }
 
     #[inline(always)]
