@@ -116,10 +116,12 @@ impl PodFacts {
         self.containers.get(container)?.ids.get(&restart).map(String::as_str)
     }
 
-    /// Whether the pod's status speaks of this run, or of a later one.
+    /// Whether the pod's status speaks of this run, or of a later one. Of a container that is being
+    /// created it tells a count already, and neither its id nor the pod's address.
     pub fn tells_of(&self, container: &str, restart: u32) -> bool {
-        let latest = self.containers.get(container).and_then(|facts| facts.restart);
-        latest.is_some_and(|latest| restart <= latest)
+        self.containers.get(container).is_some_and(|facts| {
+            facts.ids.contains_key(&restart) || facts.restart.is_some_and(|latest| restart < latest)
+        })
     }
 
     /// Whether the pod's status proves that this run writes nothing more. `false` also while

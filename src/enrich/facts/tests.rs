@@ -169,6 +169,24 @@ fn an_id_that_belongs_to_no_certain_run_is_left_out() {
 }
 
 #[test]
+fn a_container_that_is_being_created_is_not_told_of() {
+    let container = "flink-main-container";
+    let with_status = |id: Value, state: Value| {
+        let mut pod = taskmanager();
+        pod["status"]["containerStatuses"] = json!([{
+            "name": container, "image": "flink", "imageID": "", "ready": false, "restartCount": 0,
+            "containerID": id, "state": state,
+        }]);
+        facts(pod)
+    };
+    // What the kubelet writes first, before the pod has an address.
+    let created = with_status(Value::Null, json!({"waiting": {"reason": "ContainerCreating"}}));
+    assert!(!created.tells_of(container, 0));
+    let running = with_status("containerd://r0".into(), json!({"running": {}}));
+    assert!(running.tells_of(container, 0) && !running.tells_of(container, 1));
+}
+
+#[test]
 fn init_and_ephemeral_containers_have_ids_too() {
     let mut pod = taskmanager();
     let status = |name: &str, id: &str| {

@@ -258,15 +258,14 @@ impl Worker {
         self.setup.alive.tick(self.setup.index);
     }
 
-    /// Pods are waited for only while their source is in sync, so that an outage of the API
-    /// server never counts as an answer.
+    /// Pods are waited for only while their source is in sync, so that an outage of the API server
+    /// never counts as an answer. One that is known is waited for in an outage too: all that may still
+    /// come is its status, and until then nothing would be shipped of a run that has begun.
     fn wait_for_pods(&mut self, passed: Duration) {
-        if !self.setup.pods.in_sync() {
-            return;
-        }
+        let in_sync = self.setup.pods.in_sync();
         let wait = self.setup.agent.kubernetes.unknown_pod_wait;
         let undecided: Vec<StreamKey> = (self.streams.iter())
-            .filter(|(_, stream)| stream.is_undecided())
+            .filter(|(_, stream)| stream.is_undecided() && (in_sync || stream.facts.is_some()))
             .map(|(key, _)| *key)
             .collect();
         for key in undecided {

@@ -13,7 +13,8 @@ output:
 
 /// The pod of all runs, with this label, running.
 fn pod(app: &str) -> PodFacts {
-    let container = ContainerFacts { restart: Some(0), ..ContainerFacts::default() };
+    let ids = [(0, "id".to_owned())].into();
+    let container = ContainerFacts { restart: Some(0), ids, ..ContainerFacts::default() };
     PodFacts {
         namespace: "n".into(),
         name: "p".into(),
@@ -80,6 +81,22 @@ fn an_outage_of_the_api_server_never_counts_as_waiting() {
     assert!(node.sent.is_empty(), "the wait goes on where it was");
     node.wait(4);
     assert_eq!(node.indexed(), lines(["of a pod that nobody knows"]));
+}
+
+#[test]
+fn a_run_that_begins_in_an_outage_is_taken_without_its_status() {
+    let mut node = node(BY_LABEL);
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.line("of the first run");
+    node.scan();
+    assert_eq!(node.indexed(), lines(["of the first run"]));
+    node.api([Said::OutOfSync]);
+    node.raw("1.log", "stdout F", "of the next one");
+    node.scan();
+    node.wait(2);
+    assert!(node.sent.is_empty(), "its status is waited for");
+    node.wait(2);
+    assert_eq!(node.indexed(), lines(["of the first run", "of the next one"]));
 }
 
 #[test]
