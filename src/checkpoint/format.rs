@@ -56,6 +56,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The newest of the parts that were there: what was written later stands in it or behind it.
+    pub fn newest_part(&self) -> Option<PartId> {
+        self.parts.iter().map(|(part, _)| *part).max()
+    }
+
     /// Bytes that were not safe and stood in parts that are not `there`, as far as was known.
     pub fn lost_bytes(&self, there: impl Fn(PartId) -> bool) -> u64 {
         self.cut_off_bytes(|part| if there(part) { None } else { Some(0) })

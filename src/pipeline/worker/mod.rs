@@ -176,6 +176,8 @@ pub struct Worker {
     /// Readers that could not read when they last tried.
     failing: BTreeSet<ReaderKey>,
     bytes_lost: u64,
+    /// Streams that lost something while no agent ran, of which nobody knows how much.
+    gaps: u64,
     command: Command,
     pause: Pause,
     /// What pipelines did that are no more.
@@ -268,6 +270,7 @@ impl Worker {
             unreadable: BTreeSet::new(),
             failing: BTreeSet::new(),
             bytes_lost: 0,
+            gaps: 0,
             command: Command::Run,
             pause: Pause::None,
             retired: Totals::default(),

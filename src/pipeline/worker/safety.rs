@@ -375,7 +375,7 @@ impl Worker {
         }
         report.streams += self.finished_streams;
         let readable = self.unreadable.is_empty() && self.failing.is_empty();
-        report.safe = saved && complete && readable && self.bytes_lost == 0;
+        report.safe = saved && complete && readable && self.bytes_lost == 0 && self.gaps == 0;
         report
     }
 }

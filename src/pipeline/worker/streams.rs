@@ -153,12 +153,15 @@ impl Worker {
         let StreamState { tail, places, name, .. } = stream;
         let find = |id| tail.parts().binary_search_by_key(&id, |part| part.id).ok();
         let end_of = |id| tail.parts()[find(id)?].length();
-        let (mut gone, mut cut_off) = (0, 0);
+        let (mut gone, mut cut_off, mut has_gap) = (0, 0, false);
         for place in places {
             let Some(Reading { reader, .. }) = place.reading() else { continue };
             let Some(entry) = reader.remembered.take() else { continue };
             gone += entry.lost_bytes(|id| find(id).is_some());
             cut_off += entry.cut_off_bytes(end_of);
+            has_gap |= entry.newest_part().is_some_and(|newest| {
+                find(newest).is_none() && tail.parts().last().is_some_and(|part| part.id > newest)
+            });
             for at in entry.reached {
                 if let Some(end) = end_of(at.part) {
                     reader.end_of_safe_is(at.part, end);
@@ -168,6 +171,17 @@ impl Worker {
         let name = name.to_string();
         self.lost_while_down(&name, LossCause::Gone, gone);
         self.lost_while_down(&name, LossCause::Truncated, cut_off);
+        if has_gap {
+            // What it got after it was looked at last, and whatever came and went behind it, is not
+            // among the bytes that are counted.
+            self.gaps += 1;
+            metrics::counter!("splashdam_gaps_total").increment(1);
+            tracing::error!(
+                stream = name,
+                "the log file that was read last went while no agent ran, and others came after it; \
+                 what is lost between them nobody knows"
+            );
+        }
     }
 
     pub(super) fn gone(&mut self, name: &StreamName) {

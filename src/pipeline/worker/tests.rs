@@ -692,6 +692,33 @@ fn what_went_while_no_agent_ran_is_a_counted_loss() {
     assert_eq!(node.worker().setup.checkpoint.len(), 1);
 }
 
+#[test]
+fn what_came_and_went_while_no_agent_ran_is_a_gap() {
+    let mut node = Node::new();
+    node.start();
+    node.line("read");
+    node.scan();
+    node.finish();
+    node.crash(0);
+    // Nothing that was seen is lost, and what was not seen can't be counted.
+    node.line("written later");
+    node.rotate("20261123-210700");
+    fs::remove_file(node.path("0.log.20261123-210700")).expect("removed");
+    node.written.remove("written later");
+    node.line("after that");
+    for gaps in [1, 0] {
+        node.start();
+        node.scan();
+        node.finish();
+        assert_eq!((node.worker().bytes_lost, node.worker().gaps), (0, gaps));
+        node.check();
+        // A file that is only rotated, and an agent that was away meanwhile, make no gap.
+        node.crash(0);
+        node.rotate("20261123-210800");
+        node.line("the next");
+    }
+}
+
 const BY_LABEL: &str = "pipeline: labels
 select: [{exclude: {labels: {skip: \"yes\"}}}, {select: {labels: {app: \"*\"}}}]
 parse: {multiline: java}
