@@ -158,6 +158,13 @@ async fn follow(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended>
         () = wishes.end() => return Ok(Ended { safe: mode == Mode::Follow, summary: None }),
     };
     readiness.set(Condition::StateLock, true);
+    let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = agent.node_name,
+        pipelines = names.join(","),
+        "the agent starts"
+    );
     let reload = Reload::new(load, &agent);
     let running = Running::start(&agent, &pipelines, store, mode, reload, readiness, metrics)?;
     running.until_ended(wishes, began).await
