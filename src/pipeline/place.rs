@@ -120,6 +120,8 @@ pub struct StreamState {
     status_scans: Option<u32>,
     /// For how long the pod has been waited for while its source was in sync.
     pub waited: Duration,
+    /// For how long its status has been, since the pod is known; also while the source is away.
+    pub status_waited: Duration,
 }
 
 impl StreamState {
@@ -140,6 +142,7 @@ impl StreamState {
             given_up: false,
             status_scans: None,
             waited: Duration::ZERO,
+            status_waited: Duration::ZERO,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use super::streams::SOURCE_WAIT;
+use super::streams::{FILE_WAIT, SOURCE_WAIT, STATUS_WAIT};
 use super::{
     LOOK_AGAIN, Pause, QUIET, QUIET_AT_MOST, ReaderKey, Report, TICK, Waiting, Worker, now_ns,
 };
@@ -259,24 +259,31 @@ impl Worker {
     }
 
     /// Pods are waited for only while their source is in sync, so that an outage of the API server
-    /// never counts as an answer. One that is known is waited for in an outage too: all that may still
-    /// come is its status, and until then nothing would be shipped of a run that has begun.
+    /// never counts as an answer. The status of one that is known is waited for in an outage too: else
+    /// nothing would be shipped of a run that begins in it.
     fn wait_for_pods(&mut self, passed: Duration) {
         let in_sync = self.setup.pods.in_sync();
         let wait = self.setup.agent.kubernetes.unknown_pod_wait;
-        let undecided: Vec<StreamKey> = (self.streams.iter())
-            .filter(|(_, stream)| stream.is_undecided() && (in_sync || stream.facts.is_some()))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in undecided {
-            let stream = self.streams.get_mut(&key).expect("just seen");
-            let before = stream.waited;
-            stream.waited += passed;
-            let passes = |limit: Duration| before < limit && stream.waited >= limit;
-            if passes(wait) || super::streams::WAITS.into_iter().any(passes) {
-                self.decide(key);
-                self.forget_if_finished(key);
+        let mut keys = Vec::new();
+        for (key, stream) in &mut self.streams {
+            if !stream.is_undecided() {
+                continue;
             }
+            let grow = |waited: &mut Duration, goes_on: bool, limits: &[Duration]| {
+                let before = *waited;
+                *waited += if goes_on { passed } else { Duration::ZERO };
+                limits.iter().any(|limit| before < *limit && *waited >= *limit)
+            };
+            let knows_pod = stream.facts.is_some();
+            let pod = grow(&mut stream.waited, in_sync, &[wait, FILE_WAIT]);
+            let status = grow(&mut stream.status_waited, knows_pod, &[STATUS_WAIT]);
+            if pod || status {
+                keys.push(*key);
+            }
+        }
+        for key in keys {
+            self.decide(key);
+            self.forget_if_finished(key);
         }
     }
 

@@ -363,7 +363,7 @@ impl Worker {
             by_path: waits_no_more(&self.setup, stream.waited),
             suspects: &self.setup.suspects,
             source_told: self.source_told || self.setup.agent.kubernetes.source != PodSource::Api,
-            without_status: status_waits_no_more(&self.setup, stream.waited),
+            without_status: status_waits_no_more(&self.setup, stream.status_waited),
         };
         stream.given_up = ground.by_path;
         self.open_bytes -= stream.open_bytes();
@@ -388,16 +388,13 @@ impl Worker {
 
 /// How long a pod that is known is waited for to tell of a container that has begun to write: the
 /// kubelet reports its id and the pod's address within moments.
-const STATUS_WAIT: Duration = Duration::from_secs(3);
+pub(super) const STATUS_WAIT: Duration = Duration::from_secs(3);
 
 /// How long facts that were saved by an earlier process wait for the API server to tell newer ones.
 pub(super) const SOURCE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a list of pods that is read once may take to be read for a pod that was left out.
-const FILE_WAIT: Duration = Duration::from_secs(2);
-
-/// After how much waiting decisions may change, besides `unknown_pod_wait`.
-pub(super) const WAITS: [Duration; 2] = [STATUS_WAIT, FILE_WAIT];
+pub(super) const FILE_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether a pod whose status does not speak of a container's run is good enough by now.
 fn status_waits_no_more(setup: &Setup, waited: Duration) -> bool {

@@ -11,6 +11,12 @@ output:
   elasticsearch: {hosts: [\"http://localhost:9\"], index: i, compression: none}
 ";
 
+const BY_NAMESPACE_LABEL: &str = "pipeline: p
+select: [{select: {namespace_labels: {team: a}}}]
+output:
+  elasticsearch: {hosts: [\"http://localhost:9\"], index: i, compression: none}
+";
+
 /// The pod of all runs, with this label, running.
 fn pod(app: &str) -> PodFacts {
     let ids = [(0, "id".to_owned())].into();
@@ -97,6 +103,19 @@ fn a_run_that_begins_in_an_outage_is_taken_without_its_status() {
     assert!(node.sent.is_empty(), "its status is waited for");
     node.wait(2);
     assert_eq!(node.indexed(), lines(["of the first run", "of the next one"]));
+}
+
+#[test]
+fn a_known_pod_is_not_given_up_in_an_outage() {
+    let mut node = node(BY_NAMESPACE_LABEL);
+    let wait = node.agent.kubernetes.unknown_pod_wait.as_secs();
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.line("of a namespace that nobody told of yet");
+    node.api([Said::OutOfSync]);
+    node.scan();
+    node.wait(3 * wait);
+    let stream = node.worker().streams.values().next().expect("it is known");
+    assert!(stream.is_undecided() && !stream.given_up, "its files are still held");
 }
 
 #[test]
