@@ -226,7 +226,7 @@ impl Client {
         match build(&self.tls, self.timeouts) {
             Ok(http) => {
                 state.http = http;
-                tracing::info!("certificates have changed and are in use");
+                tracing::info!("certificate files were replaced, and are in use");
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "changed certificates cannot be used");
