@@ -158,16 +158,21 @@ async fn follow(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended>
         () = wishes.end() => return Ok(Ended { safe: mode == Mode::Follow, summary: None }),
     };
     readiness.set(Condition::StateLock, true);
-    let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = agent.node_name,
-        pipelines = names.join(","),
+        pipelines = names(&pipelines),
         "the agent starts"
     );
     let reload = Reload::new(load, &agent);
     let running = Running::start(&agent, &pipelines, store, mode, reload, readiness, metrics)?;
     running.until_ended(wishes, began).await
+}
+
+/// For the log.
+fn names(pipelines: &[Arc<Pipeline>]) -> String {
+    let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    names.join(",")
 }
 
 fn readiness(agent: &Agent, pipelines: &[Arc<Pipeline>]) -> Arc<Readiness> {

@@ -178,9 +178,10 @@ impl Running {
             inbox.tell(Event::Pipelines(self.outputs.for_workers()));
         }
         count_reload("done");
-        let names: Vec<&str> =
-            self.outputs.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
-        tracing::info!(pipelines = names.join(","), "the pipelines were read again");
+        tracing::info!(
+            pipelines = super::names(&self.outputs.pipelines),
+            "the pipelines were read again"
+        );
     }
 
     /// Asks for namespaces too, if the new pipelines need them and the old ones did not.

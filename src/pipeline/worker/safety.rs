@@ -269,15 +269,19 @@ impl Worker {
             if !stream.is_undecided() {
                 continue;
             }
-            let grow = |waited: &mut Duration, goes_on: bool, limits: &[Duration]| {
-                let before = *waited;
-                *waited += if goes_on { passed } else { Duration::ZERO };
-                limits.iter().any(|limit| before < *limit && *waited >= *limit)
-            };
+            let (pod, status) = (stream.waited, stream.status_waited);
             let knows_pod = stream.facts.is_some();
-            let pod = grow(&mut stream.waited, in_sync, &[wait, FILE_WAIT]);
-            let status = grow(&mut stream.status_waited, knows_pod, &[STATUS_WAIT]);
-            if pod || status {
+            if in_sync {
+                stream.waited += passed;
+            }
+            if knows_pod {
+                stream.status_waited += passed;
+            }
+            let passes = |before: Duration, now: Duration, limit| before < limit && now >= limit;
+            if passes(pod, stream.waited, wait)
+                || passes(pod, stream.waited, FILE_WAIT)
+                || passes(status, stream.status_waited, STATUS_WAIT)
+            {
                 keys.push(*key);
             }
         }
