@@ -28,6 +28,7 @@ use crate::parse::FrameScratch;
 use crate::parse::record::LongBuffers;
 use crate::pipeline::batch::Framing;
 use crate::pipeline::budget::Budget;
+use crate::pipeline::form;
 use crate::pipeline::open::{OpenBatch, Shape, Spares};
 use crate::pipeline::place::{Ground, Place, StreamState};
 use crate::pipeline::reader::{Desk, Shipping, Turn};
@@ -178,6 +179,7 @@ fn explain_file(
     let ground = Ground {
         agent: &loaded.agent,
         pipelines: &pipelines,
+        names: pipelines.iter().map(|pipeline| form::names(pipeline)).collect(),
         checkpoint: &Checkpoint::new(),
         first_start: false,
         now_ns: now_ns(),
@@ -228,7 +230,8 @@ impl<'a> Reading<'a> {
         index: usize,
     ) -> Self {
         let budget = Budget::new(loaded.agent.memory_budget_bytes, 1);
-        Self { loaded, pipeline, stream, index, budget, filters: Filters::new(&pipeline.filters) }
+        let filters = Filters::new(&pipeline.filters, &form::names(pipeline));
+        Self { loaded, pipeline, stream, index, budget, filters }
     }
 
     /// Reads to the end and prints every document.

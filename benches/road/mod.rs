@@ -10,6 +10,7 @@ use serde_json::json;
 use splashdam::config::agent::LineFormat;
 use splashdam::config::pipeline::{BatchLimits, DocumentForm, IndexName};
 use splashdam::discover::{FileSeen, PartKind, StreamName};
+use splashdam::document::Names;
 use splashdam::document::splice::{Parts, Scratch, Template};
 use splashdam::enrich::metadata::agent_names;
 use splashdam::enrich::{Metadata, PodFacts};
@@ -64,6 +65,7 @@ impl Road {
         let refreshed = stream.refresh(&[seen(path)], false, LineFormat::Auto);
         assert!(!refreshed.unborn && refreshed.failed.is_empty(), "{refreshed:?}");
         let name = Arc::new(stream_name(number));
+        let filters = Filters::new(&[], &names(form));
         let form = Form {
             template: template(&name, form),
             naming: Naming::new("bench", Arc::clone(&name)),
@@ -81,7 +83,7 @@ impl Road {
             batch: OpenBatch::new(shape, budget.permit(0), &spares),
             budget,
             spares,
-            filters: Filters::new(&[]),
+            filters,
             buffer: Vec::new(),
             frames: FrameScratch::default(),
             long: LongBuffers::default(),
@@ -152,6 +154,10 @@ pub(crate) fn stream_name(number: usize) -> StreamName {
     StreamName::parse(&path).expect("the name of a stream")
 }
 
+fn names(form: DocumentForm) -> Names {
+    Names::new(form, agent_names(form), Some("@timestamp"))
+}
+
 /// What is the same for all documents of `name`, in a date-named index.
 pub(crate) fn template(name: &StreamName, form: DocumentForm) -> Template {
     let facts: PodFacts = serde_json::from_value(json!({
@@ -175,9 +181,8 @@ pub(crate) fn template(name: &StreamName, form: DocumentForm) -> Template {
         head: &metadata.head,
         flink: &metadata.flink,
         jobs: &metadata.jobs,
-        agent_names: agent_names(form),
         form,
-        json_time: Some("@timestamp"),
+        names: &Arc::new(names(form)),
         framing: Framing::Bulk,
         index: Some(&IndexName::ByDate("flink-%Y.%m.%d".to_owned())),
     })

@@ -4,8 +4,33 @@
 //! from the check of its line. Owns what can be told from that; a field of the agent's, or one that
 //! may stand in an object of the application's, has to be looked for in the text.
 
+use std::ops::Deref;
+
 use super::names::{Names, Role};
 use crate::parse::json::{Member, ValueType};
+
+/// A dotted path that is asked for in many documents of one pipeline. Dereferences to the path.
+#[derive(Debug, Clone)]
+pub struct Field {
+    path: String,
+    /// The path [means](Names::role) nothing more than it says.
+    is_plain: bool,
+}
+
+impl Field {
+    /// The field of this path, where `names` are those of the documents.
+    pub fn new(path: &str, names: &Names) -> Self {
+        Self { path: path.to_owned(), is_plain: names.role(path.as_bytes()) == Role::PLAIN }
+    }
+}
+
+impl Deref for Field {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.path
+    }
+}
 
 /// What is known of a document's fields.
 #[derive(Debug, Clone, Copy)]
@@ -15,10 +40,10 @@ pub struct Fields<'a>(pub(super) Known<'a>);
 pub(super) enum Known<'a> {
     Nothing,
     /// Beside the agent's there is only `message`.
-    Text(&'a Names),
+    Text,
     /// Beside the agent's there are the members of this line, which have their names in the
     /// document unless those [mean](Names::role) more.
-    Line(&'a Names, &'a [u8], &'a [Member]),
+    Line(&'a [u8], &'a [Member]),
 }
 
 /// Where a field is.
@@ -36,31 +61,35 @@ impl<'a> Fields<'a> {
     /// Nothing is known: every field is to be looked for.
     pub const UNKNOWN: Self = Self(Known::Nothing);
 
-    /// The field of this dotted path.
-    pub fn find(&self, path: &str) -> Found<'a> {
-        let path = path.as_bytes();
+    /// Where `field` is, which was made with the names of these documents.
+    pub fn find(&self, field: &Field) -> Found<'a> {
+        if !field.is_plain {
+            return Found::Unknown;
+        }
         match self.0 {
-            Known::Text(names) if is_plain(names, path) && path != b"message" => Found::Nowhere,
-            Known::Line(names, line, members) if is_plain(names, path) => {
-                in_line(line, members, path)
-            }
-            _ => Found::Unknown,
+            Known::Nothing => Found::Unknown,
+            Known::Text if field.path == "message" => Found::Unknown,
+            Known::Text => Found::Nowhere,
+            Known::Line(line, members) => in_line(line, members, field.path.as_bytes()),
         }
     }
-}
-
-fn is_plain(names: &Names, path: &[u8]) -> bool {
-    names.role(path) == Role::PLAIN
 }
 
 fn in_line<'a>(line: &'a [u8], members: &[Member], path: &[u8]) -> Found<'a> {
     let mut found = Found::Nowhere;
     for member in members {
-        match line.get(member.key()).and_then(|name| path.strip_prefix(name)) {
-            Some([]) => found = line.get(member.value()).map_or(Found::Unknown, Found::Value),
+        let name = member.key();
+        // Lengths first: names are compared for one member in ten.
+        if name.len() == path.len() {
+            if line.get(name) == Some(path) {
+                found = line.get(member.value()).map_or(Found::Unknown, Found::Value);
+            }
+        } else if member.value_type == ValueType::Object
+            && path.get(name.len()) == Some(&b'.')
+            && line.get(name).is_some_and(|name| path.starts_with(name))
+        {
             // It may be in there too.
-            Some([b'.', ..]) if member.value_type == ValueType::Object => return Found::Unknown,
-            _ => {}
+            return Found::Unknown;
         }
     }
     found

@@ -20,4 +20,5 @@ mod stamp;
 pub mod tree;
 
 pub use id::{Id, IdHash};
+pub use names::Names;
 pub use splice::{Appended, Content, LineFacts, Parts, Scratch, Template};

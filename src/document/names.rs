@@ -96,7 +96,7 @@ impl Role {
 
 /// The names of one form of document and one pipeline.
 #[derive(Debug)]
-pub(super) struct Names {
+pub struct Names {
     /// By the first two bytes: where in `rules` those begin that a name may fall under; their
     /// number where there are none.
     starts: [u8; 256],
@@ -115,7 +115,9 @@ struct Rule {
 }
 
 impl Names {
-    pub(super) fn new(
+    /// `agent` are the first segments of the names that are the agent's in this form, `json_time` is
+    /// the top-level field that is tried first for the time.
+    pub fn new(
         form: DocumentForm,
         agent: &'static [&'static str],
         json_time: Option<&str>,

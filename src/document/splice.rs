@@ -43,11 +43,8 @@ pub struct Parts<'a> {
     pub flink: &'a [u8],
     /// Further members of it for the lines of a job, by the job's id in lower-case hex digits.
     pub jobs: &'a BTreeMap<String, Vec<u8>>,
-    /// First segments of the names that are the agent's in this form.
-    pub agent_names: &'static [&'static str],
     pub form: DocumentForm,
-    /// The top-level field that is tried first for the time.
-    pub json_time: Option<&'a str>,
+    pub names: &'a Arc<Names>,
     pub framing: Framing,
     /// Where documents go; a fixed name stands in the request's path and not in the items.
     pub index: Option<&'a IndexName>,
@@ -136,7 +133,7 @@ struct IndexCache {
 
 impl Template {
     pub fn new(parts: Parts<'_>) -> Self {
-        let Parts { head, flink, agent_names, form, json_time, framing, index, jobs } = parts;
+        let Parts { head, flink, form, names, framing, index, jobs } = parts;
         let index = index.and_then(|index| match index {
             IndexName::ByDate(pattern) => Some(escaped(pattern)),
             IndexName::Fixed(_) => None,
@@ -153,8 +150,7 @@ impl Template {
             + jobs.values().map(Vec::len).max().unwrap_or(0)
             + index.as_ref().map_or(0, String::len)
             + ITEM_OVERHEAD;
-        let names = Arc::new(Names::new(form, agent_names, json_time));
-        Self { names, index, leads, leads_with_job, jobs, overhead_bytes }
+        Self { names: Arc::clone(names), index, leads, leads_with_job, jobs, overhead_bytes }
     }
 
     /// What stands beside a job's id; nothing where the job isn't known.
@@ -204,15 +200,15 @@ impl Template {
 
     /// What is known of the fields of the document that was just `appended` for `line`.
     pub fn fields<'a>(
-        &'a self,
+        &self,
         appended: &Appended,
         line: &'a [u8],
         scratch: &'a Scratch,
     ) -> Fields<'a> {
         Fields(match appended.kind {
-            Some(Kind::Object) => Known::Line(&self.names, line, &scratch.scan.members),
+            Some(Kind::Object) => Known::Line(line, &scratch.scan.members),
             Some(Kind::Unusual) => Known::Nothing,
-            Some(Kind::Text(_)) | None => Known::Text(&self.names),
+            Some(Kind::Text(_)) | None => Known::Text,
         })
     }
 

@@ -19,7 +19,7 @@ pub(crate) mod tests;
 
 use std::borrow::Cow;
 
-pub use string::{unescape, write_string};
+pub use string::{text, unescape, write_string};
 
 /// Levels of objects and arrays that a document may have, the top object being level 1.
 ///

@@ -10,16 +10,16 @@ use regex::Regex;
 
 use super::needles::Needles;
 use super::{find, lookup};
-use crate::document::fields::{Fields, Found};
+use crate::document::fields::{Field, Fields, Found};
 use crate::document::tree::{Node, Tree, unescape, write_string};
 
 /// One change to one field.
 #[derive(Debug)]
 pub(super) enum Change {
-    Add { field: String, node: Node<'static>, json: Vec<u8> },
-    Remove { field: String },
-    Rename { from: String, to: String },
-    Redact { field: String, redaction: Box<Redaction> },
+    Add { field: Field, node: Node<'static>, json: Vec<u8> },
+    Remove { field: Field },
+    Rename { from: Field, to: String },
+    Redact { field: Field, redaction: Box<Redaction> },
 }
 
 /// What is replaced in strings, and by what.
@@ -42,20 +42,20 @@ pub(super) enum OnText {
 }
 
 impl Change {
-    pub(super) fn redact(field: &str, pattern: &Regex, with: &str) -> Self {
+    pub(super) fn redact(field: Field, pattern: &Regex, with: &str) -> Self {
         let redaction = Redaction {
             pattern: pattern.clone(),
             with: with.to_owned(),
             needles: Needles::of(pattern.as_str()),
         };
-        Self::Redact { field: field.to_owned(), redaction: Box::new(redaction) }
+        Self::Redact { field, redaction: Box::new(redaction) }
     }
 
-    pub(super) fn add(field: &str, value: &serde_json::Value) -> Self {
+    pub(super) fn add(field: Field, value: &serde_json::Value) -> Self {
         let node = Node::from(value);
         let mut json = Vec::new();
         node.write(&mut json);
-        Self::Add { field: field.to_owned(), node, json }
+        Self::Add { field, node, json }
     }
 
     /// Works on the document `body[start..]`, of which `fields` are known.
@@ -64,7 +64,7 @@ impl Change {
         let touches = match self {
             Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
             Self::Remove { field } => find(document, fields, field).is_some(),
-            Self::Rename { from, to } => from != to && find(document, fields, from).is_some(),
+            Self::Rename { from, to } => **from != **to && find(document, fields, from).is_some(),
             Self::Redact { field, redaction } => redaction.touches(document, fields, field),
         };
         if touches { OnText::NeedsTree } else { OnText::Nothing }
@@ -86,7 +86,7 @@ impl Change {
                 true
             }
             Self::Remove { field } => tree.remove(field).is_some(),
-            Self::Rename { from, to } if from == to => false,
+            Self::Rename { from, to } if **from == **to => false,
             Self::Rename { from, to } => match tree.remove(from) {
                 Some(node) => {
                     tree.insert(to, node);
@@ -108,7 +108,7 @@ fn add_to_text(
     body: &mut Vec<u8>,
     start: usize,
     fields: Fields<'_>,
-    field: &str,
+    field: &Field,
     json: &[u8],
 ) -> OnText {
     if fields.find(field) == Found::Nowhere && body.pop_if(is_brace).is_some() {
@@ -152,7 +152,7 @@ fn is_brace(byte: &mut u8) -> bool {
 
 impl Redaction {
     /// Whether a value of this field would change; an array may.
-    fn touches(&self, document: &[u8], fields: Fields<'_>, field: &str) -> bool {
+    fn touches(&self, document: &[u8], fields: Fields<'_>, field: &Field) -> bool {
         match fields.find(field) {
             Found::Value(raw) => return self.may_match(raw) && self.changes(raw),
             Found::Nowhere => return false,

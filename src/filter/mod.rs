@@ -28,10 +28,12 @@ mod needles;
 mod tests;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
-use crate::config::pipeline::{self, Condition, Test};
-use crate::document::fields::{Fields, Found};
-use crate::document::tree::{Node, Tree, unescape};
+use crate::config::pipeline::{self, Test};
+use crate::document::fields::{Field, Fields, Found};
+use crate::document::tree::{self, Node, Tree, unescape};
+use crate::document::{Id, Names};
 use change::{Change, OnText};
 use limit::{Sample, Throttle};
 
@@ -65,25 +67,24 @@ enum Decide {
     Drop(Condition),
     Keep(Condition),
     Sample(Option<Condition>, Sample),
-    Throttle { by: String, throttle: Throttle },
+    Throttle { by: Field, throttle: Throttle },
 }
 
-/// What a decision may depend on besides the document.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
-    /// The document's `_id`.
-    pub id: &'a [u8],
-    /// Its runtime time, nanoseconds since the epoch.
-    pub time_ns: i64,
+/// A test of one field.
+#[derive(Debug)]
+struct Condition {
+    field: Field,
+    test: Test,
 }
 
 impl Filters {
-    /// The filters of a pipeline, in the order written, with nothing counted yet.
-    pub fn new(filters: &[pipeline::Filter]) -> Self {
+    /// The filters of a pipeline, in the order written, with nothing counted yet. `names` are those
+    /// of its documents.
+    pub fn new(filters: &[pipeline::Filter], names: &Names) -> Self {
         let mut steps = Vec::new();
         let mut samples = 0;
         for filter in filters {
-            compile(filter, &mut samples, &mut steps);
+            compile(filter, names, &mut samples, &mut steps);
         }
         Self { steps, scratch: Vec::new() }
     }
@@ -105,7 +106,7 @@ impl Filters {
 
     /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
     ///
-    /// `fields` is what is known of it. After [`Verdict::Dropped`], what stands from `start` on
+    /// `fields` is what is known of it, `id` its `_id` with the runtime's time. After [`Verdict::Dropped`], what stands from `start` on
     /// means nothing. A text that is no JSON object passes unchanged where a filter would have to
     /// change it.
     pub fn apply(
@@ -113,19 +114,19 @@ impl Filters {
         body: &mut Vec<u8>,
         start: usize,
         mut fields: Fields<'_>,
-        origin: Origin<'_>,
+        id: Id<'_>,
     ) -> Verdict {
         for at in 0..self.steps.len() {
             match &mut self.steps[at] {
                 Step::Decide(decide) => {
-                    if !decide.passes(View::Text(&body[start..], fields), origin) {
+                    if !decide.passes(View::Text(&body[start..], fields), id) {
                         return Verdict::Dropped;
                     }
                 }
                 Step::Change(change) => match change.on_text(body, start, fields) {
                     OnText::Nothing => {}
                     OnText::Done => fields = Fields::UNKNOWN,
-                    OnText::NeedsTree => return self.apply_on_tree(at, body, start, origin),
+                    OnText::NeedsTree => return self.apply_on_tree(at, body, start, id),
                 },
             }
         }
@@ -138,7 +139,7 @@ impl Filters {
         first: usize,
         body: &mut Vec<u8>,
         start: usize,
-        origin: Origin<'_>,
+        id: Id<'_>,
     ) -> Verdict {
         let Ok(mut tree) = Tree::parse_within(&body[start..], LEVELS_MAX) else {
             return Verdict::Keep;
@@ -147,7 +148,7 @@ impl Filters {
         for step in &mut self.steps[first..] {
             match step {
                 Step::Decide(decide) => {
-                    if !decide.passes(View::Tree(&tree), origin) {
+                    if !decide.passes(View::Tree(&tree), id) {
                         return Verdict::Dropped;
                     }
                 }
@@ -165,32 +166,37 @@ impl Filters {
 }
 
 /// Appends the steps of one filter. `samples` counts the `sample` filters so far.
-fn compile(filter: &pipeline::Filter, samples: &mut u64, steps: &mut Vec<Step>) {
+fn compile(filter: &pipeline::Filter, names: &Names, samples: &mut u64, steps: &mut Vec<Step>) {
     use pipeline::Filter;
+    let field = |path: &String| Field::new(path, names);
+    let compiled = |condition: &pipeline::Condition| Condition {
+        field: field(&condition.field),
+        test: condition.test.clone(),
+    };
     let decide = match filter {
         Filter::Add(fields) => {
-            let adds = fields.iter().map(|(field, value)| Change::add(field, value));
+            let adds = fields.iter().map(|(path, value)| Change::add(field(path), value));
             return steps.extend(adds.map(Step::Change));
         }
         Filter::Remove(fields) => {
-            let removes = fields.iter().map(|field| Change::Remove { field: field.clone() });
+            let removes = fields.iter().map(|path| Change::Remove { field: field(path) });
             return steps.extend(removes.map(Step::Change));
         }
         Filter::Rename { from, to } => {
-            let rename = Change::Rename { from: from.clone(), to: to.clone() };
+            let rename = Change::Rename { from: field(from), to: to.clone() };
             return steps.push(Step::Change(rename));
         }
-        Filter::Redact { field, pattern, with } => {
-            return steps.push(Step::Change(Change::redact(field, pattern, with)));
+        Filter::Redact { field: path, pattern, with } => {
+            return steps.push(Step::Change(Change::redact(field(path), pattern, with)));
         }
-        Filter::Drop(condition) => Decide::Drop(condition.clone()),
-        Filter::Keep(condition) => Decide::Keep(condition.clone()),
+        Filter::Drop(condition) => Decide::Drop(compiled(condition)),
+        Filter::Keep(condition) => Decide::Keep(compiled(condition)),
         Filter::Sample { condition, keep, of } => {
             *samples += 1;
-            Decide::Sample(condition.clone(), Sample::new(*keep, *of, *samples - 1))
+            Decide::Sample(condition.as_ref().map(compiled), Sample::new(*keep, *of, *samples - 1))
         }
         Filter::Throttle { by, lines, per } => {
-            Decide::Throttle { by: by.clone(), throttle: Throttle::new(*lines, *per) }
+            Decide::Throttle { by: field(by), throttle: Throttle::new(*lines, *per) }
         }
     };
     steps.push(Step::Decide(decide));
@@ -198,16 +204,16 @@ fn compile(filter: &pipeline::Filter, samples: &mut u64, steps: &mut Vec<Step>) 
 
 impl Decide {
     /// Whether the document goes on.
-    fn passes(&mut self, document: View<'_>, origin: Origin<'_>) -> bool {
+    fn passes(&mut self, document: View<'_>, id: Id<'_>) -> bool {
         match self {
             Self::Drop(condition) => !document.meets(condition),
             Self::Keep(condition) => document.meets(condition),
             Self::Sample(condition, sample) => {
                 let asked = condition.as_ref().is_none_or(|condition| document.meets(condition));
-                !asked || sample.keeps(origin.id)
+                !asked || sample.keeps(&id.characters())
             }
             Self::Throttle { by, throttle } => {
-                document.text_of(by).is_none_or(|value| throttle.allows(&value, origin.time_ns))
+                document.value_of(by).is_none_or(|value| throttle.allows(&text(&value), id.time_ns))
             }
         }
     }
@@ -221,45 +227,61 @@ enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A field's text: a string's characters, else its JSON.
-    fn text_of(self, field: &str) -> Option<Cow<'a, str>> {
+    /// A field's value in JSON.
+    fn value_of(self, field: &Field) -> Option<Cow<'a, [u8]>> {
         match self {
-            Self::Text(document, fields) => find(document, fields, field).map(text),
+            Self::Text(document, fields) => find(document, fields, field).map(Cow::Borrowed),
             Self::Tree(tree) => tree.get(field).map(|node| match node {
-                Node::Scalar(raw) => text(raw),
+                Node::Scalar(raw) => Cow::Borrowed(&**raw),
                 nested => {
                     let mut json = Vec::new();
                     nested.write(&mut json);
-                    Cow::Owned(String::from_utf8_lossy(&json).into_owned())
+                    Cow::Owned(json)
                 }
             }),
         }
     }
 
     fn meets(self, condition: &Condition) -> bool {
-        let Some(text) = self.text_of(&condition.field) else { return false };
+        let Some(value) = self.value_of(&condition.field) else { return false };
         match &condition.test {
-            Test::In(texts) => texts.iter().any(|one| *one == text),
-            Test::Equals(other) => *other == text,
-            Test::Matches(pattern) => pattern.is_match(&text),
+            Test::In(texts) => texts.iter().any(|text| has_text(&value, text)),
+            Test::Equals(text) => has_text(&value, text),
+            Test::Matches(pattern) => pattern.is_match(&text(&value)),
             Test::Exists => true,
         }
     }
 }
 
-/// The JSON text of the value at `path` in the text of a document.
-fn find<'a>(document: &'a [u8], fields: Fields<'a>, path: &str) -> Option<&'a [u8]> {
-    match fields.find(path) {
+/// The JSON text of a field's value in the text of a document.
+fn find<'a>(document: &'a [u8], fields: Fields<'a>, field: &Field) -> Option<&'a [u8]> {
+    match fields.find(field) {
         Found::Value(value) => Some(value),
         Found::Nowhere => None,
-        Found::Unknown => lookup::find(document, path),
+        Found::Unknown => lookup::find(document, field),
     }
 }
 
-/// The text of a value in JSON.
-fn text(raw: &[u8]) -> Cow<'_, str> {
-    match raw.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) {
-        Some(characters) => unescape(characters),
-        None => String::from_utf8_lossy(raw),
+/// The text of a value in JSON: a string's characters, else the JSON itself.
+fn text(value: &[u8]) -> Cow<'_, str> {
+    match characters(value) {
+        Some(raw) => unescape(raw),
+        None => tree::text(value),
     }
+}
+
+/// Whether `text` is the [text] of a value in JSON.
+fn has_text(value: &[u8], text: &str) -> bool {
+    let raw = characters(value).unwrap_or(value);
+    // Escapes only make it longer.
+    match raw.len().cmp(&text.len()) {
+        Ordering::Less => false,
+        Ordering::Equal if raw != text.as_bytes() => false,
+        Ordering::Equal | Ordering::Greater => self::text(value) == text,
+    }
+}
+
+/// What stands between a string's quotes; `None` for another value.
+fn characters(value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }

@@ -13,18 +13,13 @@ use crate::document::tree::tests::documents;
 use crate::document::{Content, LineFacts, Parts, Scratch, Template};
 use crate::pipeline::batch::Framing;
 
-const ID: &[u8] = b"186f1d2c3b4a5968778695a4b3c2d1e0f1a2b3c4";
 const ACTION: &[u8] = b"{\"create\":{}}\n";
 
 /// What the filters make of a document that stands after something else; `None` if dropped.
 fn run(filters: &[Filter], document: &str) -> Option<String> {
     let mut body = [ACTION, document.as_bytes()].concat();
-    let verdict = Filters::new(filters).apply(
-        &mut body,
-        ACTION.len(),
-        Fields::UNKNOWN,
-        Origin { id: ID, time_ns: 0 },
-    );
+    let mut filters = Filters::new(filters, parts(DocumentForm::Fluentd).names);
+    let verdict = filters.apply(&mut body, ACTION.len(), Fields::UNKNOWN, facts().id);
     assert_eq!(&body[..ACTION.len()], ACTION);
     let document = String::from_utf8(body[ACTION.len()..].to_vec()).unwrap();
     (verdict == Verdict::Keep).then_some(document)
@@ -35,8 +30,8 @@ fn check(filters: &[Filter], document: &str, expected: Option<&str>) {
     assert_eq!(run(filters, document).as_deref(), expected);
 }
 
-fn on(field: &str, test: Test) -> Condition {
-    Condition { field: field.into(), test }
+fn on(field: &str, test: Test) -> pipeline::Condition {
+    pipeline::Condition { field: field.into(), test }
 }
 
 fn pattern(pattern: &str) -> Regex {
@@ -164,8 +159,9 @@ fn what_no_filter_touches_keeps_its_bytes() {
     ];
     check(&filters, text, Some(text));
     check(&[remove("a")], "{\"a\":1", Some("{\"a\":1"));
-    assert!(Filters::new(&[]).is_empty());
-    assert!(!Filters::new(&filters).is_empty());
+    let names = parts(DocumentForm::Fluentd).names;
+    assert!(Filters::new(&[], names).is_empty());
+    assert!(!Filters::new(&filters, names).is_empty());
 }
 
 #[test]
@@ -182,14 +178,10 @@ fn each_value_is_throttled_for_itself() {
         Filter::Throttle { by: "pod.name".into(), lines: 1, per: Duration::from_secs(1) };
     for before in [None, Some(remove("gone"))] {
         let list: Vec<Filter> = before.into_iter().chain([throttle.clone()]).collect();
-        let mut filters = Filters::new(&list);
+        let mut filters = Filters::new(&list, parts(DocumentForm::Fluentd).names);
         let mut verdicts = |document: &str, time_ns| {
-            filters.apply(
-                &mut document.as_bytes().to_vec(),
-                0,
-                Fields::UNKNOWN,
-                Origin { id: ID, time_ns },
-            )
+            let id = Id { time_ns, ..facts().id };
+            filters.apply(&mut document.as_bytes().to_vec(), 0, Fields::UNKNOWN, id)
         };
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"a"}}"#, 0), Verdict::Keep);
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"\u0061"}}"#, 1), Verdict::Dropped);
@@ -315,10 +307,23 @@ proptest! {
     ) {
         let text = value.to_string();
         let tree = Tree::parse(text.as_bytes()).unwrap();
+        let field = Field::new(&field, parts(DocumentForm::Fluentd).names);
         let (on_text, on_tree) = (View::Text(text.as_bytes(), Fields::UNKNOWN), View::Tree(&tree));
-        prop_assert_eq!(on_text.text_of(&field), on_tree.text_of(&field));
-        let condition = on(&field, Test::Matches(pattern(&regex::escape(&needle))));
+        prop_assert_eq!(on_text.value_of(&field), on_tree.value_of(&field));
+        let test = Test::Matches(pattern(&regex::escape(&needle)));
+        let condition = Condition { field: field.clone(), test };
         prop_assert_eq!(on_text.meets(&condition), on_tree.meets(&condition));
+    }
+
+    #[test]
+    fn a_text_is_compared_as_if_it_were_unescaped(
+        written in prop_oneof![r#""([ab]|\\\\|\\u006[12]|ä|\\ud83d\\ude00){0,5}""#, "[ab0{]{0,4}"],
+        other in "([ab\\\\0{ä😀]|u006){0,5}",
+    ) {
+        let text = text(written.as_bytes()).into_owned();
+        for other in [&other, &text] {
+            prop_assert_eq!(has_text(written.as_bytes(), other), text == *other, "{}", other);
+        }
     }
 
     #[test]
@@ -337,11 +342,12 @@ proptest! {
 /// The document that is made of `line`, and what the filters make of it: with what is known of its
 /// fields, and without.
 fn with_and_without_fields(filters: &[Filter], line: &[u8]) -> [Option<String>; 2] {
-    let template = Template::new(Parts {
+    let parts = Parts {
         head: br#""kubernetes":{"a":{"b":"x"}}"#,
         framing: Framing::Lines,
         ..parts(DocumentForm::Fluentd)
-    });
+    };
+    let template = Template::new(parts);
     let facts = LineFacts { original_length: Some(7), ..facts() };
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
@@ -350,8 +356,8 @@ fn with_and_without_fields(filters: &[Filter], line: &[u8]) -> [Option<String>; 
     let fields = template.fields(&appended, line, &scratch);
     [fields, Fields::UNKNOWN].map(|fields| {
         let mut body = body.clone();
-        let origin = Origin { id: ID, time_ns: 0 };
-        let verdict = Filters::new(filters).apply(&mut body, 0, fields, origin);
+        let mut filters = Filters::new(filters, parts.names);
+        let verdict = filters.apply(&mut body, 0, fields, facts.id);
         (verdict == Verdict::Keep).then(|| String::from_utf8(body).unwrap())
     })
 }

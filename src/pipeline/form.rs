@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use super::in_hand::Plain;
 use super::reader::Shipping;
+use crate::config::Pipeline;
 use crate::discover::StreamName;
+use crate::document::Names;
 use crate::document::id::{self, Id, IdHash};
 use crate::document::splice::{Content, LineFacts, Template};
-use crate::filter::{Origin, Verdict};
+use crate::enrich::metadata::agent_names;
+use crate::filter::Verdict;
 use crate::parse::record::Record;
 use crate::tail::PartId;
 
@@ -43,6 +46,12 @@ impl Naming {
         });
         hash
     }
+}
+
+/// What names mean in the documents of `pipeline`; the same for all of its streams.
+pub fn names(pipeline: &Pipeline) -> Arc<Names> {
+    let form = pipeline.output.document;
+    Arc::new(Names::new(form, agent_names(form), pipeline.parse.json_time.as_deref()))
 }
 
 /// How records become documents: what is the same for all of them.
@@ -80,12 +89,10 @@ impl Form {
         };
         let written = self.template.append(&facts, content, scratch, &mut batch.body);
         if !filters.is_empty() {
-            let id = facts.id.characters();
             batch.body.truncate(written.document.end);
             let fields = self.template.fields(&written, record.content, scratch);
-            let origin = Origin { id: &id, time_ns: record.time_ns };
             let start = written.document.start;
-            if filters.apply(&mut batch.body, start, fields, origin) == Verdict::Dropped {
+            if filters.apply(&mut batch.body, start, fields, facts.id) == Verdict::Dropped {
                 batch.body.truncate(written.start);
                 batch.tally.lines_filtered += u64::from(record.lines);
                 return;

@@ -15,8 +15,10 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::batch::{Batch, Outcome};
 use super::budget::Budget;
+use super::form;
 use super::open::{OpenBatch, Shape, Spares, Tally};
 use crate::config::Pipeline;
+use crate::document::Names;
 use crate::filter::Filters;
 use crate::telemetry::metrics::{PipelineMetrics, ReadMetrics};
 
@@ -82,6 +84,7 @@ pub struct Sealed {
 #[derive(Debug)]
 pub struct Outlet {
     pub pipeline: Arc<Pipeline>,
+    pub names: Arc<Names>,
     pub filters: Filters,
     pub batch: OpenBatch,
     /// Streams that the open batch has gone through.
@@ -119,8 +122,10 @@ impl Outlet {
         let Output { batches: output, oldest } = output;
         let shape = Shape::of(&pipeline.output);
         let spares = Spares::new(shape);
+        let names = form::names(&pipeline);
         Self {
-            filters: Filters::new(&pipeline.filters),
+            filters: Filters::new(&pipeline.filters, &names),
+            names,
             batch: OpenBatch::new(shape, budget.permit(index), &spares),
             spares,
             touched: BTreeSet::new(),

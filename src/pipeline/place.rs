@@ -15,8 +15,8 @@ use crate::config::agent::Start;
 use crate::config::pipeline::Target;
 use crate::config::{Agent, Pipeline};
 use crate::discover::{FileSeen, PartKind, StreamName};
+use crate::document::Names;
 use crate::document::splice::{Parts, Template};
-use crate::enrich::metadata::agent_names;
 use crate::enrich::select::decide;
 use crate::enrich::{Decision, Metadata, PodFacts};
 use crate::parse::record::Joiner;
@@ -78,6 +78,8 @@ impl Place {
 pub struct Ground<'a> {
     pub agent: &'a Agent,
     pub pipelines: &'a [Arc<Pipeline>],
+    /// The [names](super::form::names) of each one's documents.
+    pub names: Vec<Arc<Names>>,
     /// What was remembered of a process before this one.
     pub checkpoint: &'a Checkpoint,
     /// The stream was there when the process started for the very first time.
@@ -186,7 +188,7 @@ impl StreamState {
         let mut begun = Vec::new();
         for (index, pipeline) in ground.pipelines.iter().enumerate() {
             let decision = self.decision(pipeline, ground);
-            if self.place(index, decision, pipeline, ground) {
+            if self.place(index, decision, ground) {
                 begun.push(index);
             }
         }
@@ -225,22 +227,16 @@ impl StreamState {
     }
 
     /// Follows one decision; returns whether the pipeline begins to read.
-    fn place(
-        &mut self,
-        index: usize,
-        decision: Decision,
-        pipeline: &Pipeline,
-        ground: &Ground<'_>,
-    ) -> bool {
+    fn place(&mut self, index: usize, decision: Decision, ground: &Ground<'_>) -> bool {
         let place = std::mem::replace(&mut self.places[index], Place::Undecided);
         let (place, begun) = match (place, decision) {
             (Place::Reading(mut reading), Decision::Take | Decision::NeedsFacts) => {
-                reading.reader.form.template = self.template(pipeline, ground.agent);
+                reading.reader.form.template = self.template(index, ground);
                 (Place::Reading(reading), false)
             }
             (Place::Left(Some(reader)), Decision::Take) => (Place::Reading(begin(*reader)), true),
             (Place::Undecided | Place::Left(None), Decision::Take) => {
-                let reader = self.reader(pipeline, ground);
+                let reader = self.reader(index, ground);
                 (Place::Reading(begin(reader)), true)
             }
             (Place::Reading(mut reading), Decision::Leave) => {
@@ -255,10 +251,10 @@ impl StreamState {
         begun
     }
 
-    fn reader(&self, pipeline: &Pipeline, ground: &Ground<'_>) -> Reader {
-        let key = self.key(&pipeline.name);
+    fn reader(&self, index: usize, ground: &Ground<'_>) -> Reader {
+        let key = self.key(&ground.pipelines[index].name);
         let plain = Plain::of(ground.suspects, &key);
-        let (form, joiner) = self.settings(pipeline, ground.agent, plain);
+        let (form, joiner) = self.settings(index, ground, plain);
         if let Some(entry) = ground.checkpoint.get(&key) {
             return Reader::resume(form, joiner, entry);
         }
@@ -267,15 +263,18 @@ impl StreamState {
         reader
     }
 
-    /// What a reader of `pipeline` does with the lines.
-    fn settings(&self, pipeline: &Pipeline, agent: &Agent, plain: Plain) -> (Form, Joiner) {
-        let joiner = Joiner::new(pipeline.parse.multiline.is_some(), agent.logs.max_line_bytes);
-        let template = self.template(pipeline, agent);
+    /// What a reader of the pipeline with this `index` does with the lines.
+    fn settings(&self, index: usize, ground: &Ground<'_>, plain: Plain) -> (Form, Joiner) {
+        let pipeline = &ground.pipelines[index];
+        let line_bytes_max = ground.agent.logs.max_line_bytes;
+        let joiner = Joiner::new(pipeline.parse.multiline.is_some(), line_bytes_max);
+        let template = self.template(index, ground);
         let naming = Naming::new(&pipeline.id_scope, Arc::clone(&self.name));
         (Form { template, naming, plain }, joiner)
     }
 
-    fn template(&self, pipeline: &Pipeline, agent: &Agent) -> Template {
+    fn template(&self, index: usize, ground: &Ground<'_>) -> Template {
+        let pipeline = &ground.pipelines[index];
         let file = self.files.iter().find(|file| file.kind == PartKind::Live);
         let path = file.map(|file| file.path.to_string_lossy());
         let form = pipeline.output.document;
@@ -284,15 +283,14 @@ impl StreamState {
             &self.name,
             path.as_deref(),
             self.facts.as_deref(),
-            &agent.node_name,
+            &ground.agent.node_name,
         );
         Template::new(Parts {
             head: &metadata.head,
             flink: &metadata.flink,
             jobs: &metadata.jobs,
-            agent_names: agent_names(form),
             form,
-            json_time: pipeline.parse.json_time.as_deref(),
+            names: &ground.names[index],
             framing: Shape::of(&pipeline.output).framing,
             index: match &pipeline.output.target {
                 Target::Elasticsearch(elasticsearch) => Some(&elasticsearch.index),

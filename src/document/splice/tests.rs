@@ -25,6 +25,11 @@ const ECS: &[&str] = &["application", "container", "flink", "kubernetes", "splas
 const TIME: &str = "2026-11-23T21:08:57.493127544Z";
 const TIME_NS: i64 = 1_795_468_137_493_127_544;
 
+static NAMES: LazyLock<[Arc<Names>; 3]> = LazyLock::new(|| {
+    let fluentd = |json_time| Arc::new(Names::new(DocumentForm::Fluentd, FLUENTD, json_time));
+    let ecs = Names::new(DocumentForm::Ecs, ECS, None);
+    [fluentd(None), Arc::new(ecs), fluentd(Some("zeit"))]
+});
 static NO_JOBS: BTreeMap<String, Vec<u8>> = BTreeMap::new();
 
 pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
@@ -32,9 +37,8 @@ pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
         head: br#""kubernetes":{"pod_name":"p"}"#,
         flink: br#""component":"taskmanager""#,
         jobs: &NO_JOBS,
-        agent_names: if form == DocumentForm::Fluentd { FLUENTD } else { ECS },
         form,
-        json_time: None,
+        names: &NAMES[usize::from(form == DocumentForm::Ecs)],
         framing: Framing::Bulk,
         index: None,
     }
@@ -331,7 +335,7 @@ fn times_that_cannot_be_read() {
 #[test]
 fn the_pipelines_time_field_comes_first() {
     let mut parts = parts(DocumentForm::Fluentd);
-    parts.json_time = Some("zeit");
+    parts.names = &NAMES[2];
     let template = Template::new(parts);
     let line = br#"{"@timestamp":"2026-11-23T21:06:08.725Z","zeit":"2020-01-01T00:00:00Z"}"#;
     let members = unique(&document_of(&template, &facts(), Content::Line(line)));

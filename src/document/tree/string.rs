@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// The characters of a JSON string without its quotes. Half a surrogate pair becomes U+FFFD.
 pub fn unescape(raw: &[u8]) -> Cow<'_, str> {
     if memchr::memchr(b'\\', raw).is_none() {
-        return String::from_utf8_lossy(raw);
+        return text(raw);
     }
     Cow::Owned(decode(raw).0)
 }
@@ -16,10 +16,15 @@ pub fn unescape(raw: &[u8]) -> Cow<'_, str> {
 /// [`unescape`], but `None` where half a surrogate pair stands.
 pub(super) fn unescape_checked(raw: &[u8]) -> Option<Cow<'_, str>> {
     if memchr::memchr(b'\\', raw).is_none() {
-        return Some(String::from_utf8_lossy(raw));
+        return Some(text(raw));
     }
     let (characters, lossless) = decode(raw);
     lossless.then_some(Cow::Owned(characters))
+}
+
+/// Characters as they stand. [`String::from_utf8_lossy`] alone goes through the usual text in pieces.
+pub fn text(raw: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed)
 }
 
 /// The characters, and whether each escape stood for one.

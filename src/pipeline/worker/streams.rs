@@ -1,6 +1,7 @@
 //! What happens to streams: listings, pods, decisions, and the end.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Setup, Worker, now_ns};
@@ -357,6 +358,7 @@ impl Worker {
         let ground = Ground {
             agent: &self.setup.agent,
             pipelines: &self.setup.pipelines,
+            names: self.outlets.iter().map(|outlet| Arc::clone(&outlet.names)).collect(),
             checkpoint: &self.setup.checkpoint,
             first_start: self.setup.first_start && !self.scanned,
             now_ns: now_ns(),
