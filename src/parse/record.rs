@@ -119,13 +119,16 @@ struct Open {
 
 impl Open {
     /// Begins with `line`, in buffers that were used before where there are some.
-    fn begin(line: &Logical<'_>, spare: Option<Buffers>) -> Self {
-        let Buffers { mut time, mut tag, mut content } = spare.unwrap_or_default();
+    fn begin(line: &Logical<'_>, spare: Option<Buffers>, long: &mut LongBuffers) -> Self {
+        let Buffers { mut time, mut tag, content } = spare.unwrap_or_default();
         time.extend_from_slice(line.time);
         tag.extend_from_slice(line.tag);
-        content.extend_from_slice(line.content);
         let Logical { start, end, time_ns, last_time_ns, content_bytes, .. } = *line;
-        Self { start, end, time_ns, last_time_ns, time, tag, content, content_bytes, lines: 1 }
+        let mut open =
+            Self { start, end, time_ns, last_time_ns, time, tag, content, content_bytes, lines: 1 };
+        open.make_room(line.content.len(), long);
+        open.content.extend_from_slice(line.content);
+        open
     }
 
     /// Adds the next piece of a logical line.
@@ -271,14 +274,13 @@ impl Joiner {
             if line.partial {
                 state.partial = Some(partial);
             } else {
-                self.complete(line.lane, partial.logical(), long, emit);
-                self.spare = Some(Buffers::of(partial, long));
+                self.complete_open(line.lane, partial, long, emit);
             }
             return;
         }
         let logical = Logical::lent(line, missing, start, end, limit);
         if line.partial {
-            state.partial = Some(Open::begin(&logical, self.spare.take()));
+            state.partial = Some(Open::begin(&logical, self.spare.take(), long));
         } else {
             self.complete(line.lane, logical, long, emit);
         }
@@ -294,12 +296,37 @@ impl Joiner {
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
-        if !self.join_several || starts_like_json(line.content) || is_blank(line.content) {
+        if self.stands_alone(line.content) {
             self.close(lane, long, emit);
             emit(line.record(lane, 1));
             return;
         }
         self.join(lane, line, long, emit);
+    }
+
+    /// The same for one that was put together. What begins a record of several goes on in the buffer
+    /// that it is in.
+    fn complete_open(
+        &mut self,
+        lane: Lane,
+        line: Open,
+        long: &mut LongBuffers,
+        emit: &mut impl FnMut(Record<'_>),
+    ) {
+        if self.stands_alone(&line.content) {
+            self.close(lane, long, emit);
+            emit(line.logical().record(lane, 1));
+        } else if !self.goes_on(lane, &line.logical(), long) {
+            self.close(lane, long, emit);
+            return self.begin_several(lane, line);
+        }
+        self.spare = Some(Buffers::of(line, long));
+    }
+
+    /// Whether a line is never part of a record of several.
+    #[inline(always)]
+    fn stands_alone(&self, content: &[u8]) -> bool {
+        !self.join_several || starts_like_json(content) || is_blank(content)
     }
 
     /// Takes a line that may belong to a record of several.
@@ -310,20 +337,29 @@ impl Joiner {
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
-        let limit = self.line_bytes_max;
-        if let Some(several) = &mut self.lanes[lane.index()].several
-            && several.admits(&line, limit)
-            && several.group.continues(line.content)
-        {
-            several.open.join(&line, limit, long);
+        if self.goes_on(lane, &line, long) {
             return;
         }
         self.close(lane, long, emit);
-        let several = Several {
-            open: Open::begin(&line, self.spare.take()),
-            group: Group::start(line.content),
-        };
-        self.lanes[lane.index()].several = Some(several);
+        let open = Open::begin(&line, self.spare.take(), long);
+        self.begin_several(lane, open);
+    }
+
+    /// Adds a line to the record of several that is open on `lane`, if it continues it.
+    fn goes_on(&mut self, lane: Lane, line: &Logical<'_>, long: &mut LongBuffers) -> bool {
+        let limit = self.line_bytes_max;
+        let Some(several) = &mut self.lanes[lane.index()].several else { return false };
+        let goes_on = several.admits(line, limit) && several.group.continues(line.content);
+        if goes_on {
+            several.open.join(line, limit, long);
+        }
+        goes_on
+    }
+
+    /// Begins a record of several lines, none of which is open on `lane`, with its first one.
+    fn begin_several(&mut self, lane: Lane, open: Open) {
+        let group = Group::start(&open.content);
+        self.lanes[lane.index()].several = Some(Several { open, group });
     }
 
     /// Ends the record of several lines that is open on `lane`, if there is one.
@@ -350,8 +386,7 @@ impl Joiner {
     pub fn finish(&mut self, long: &mut LongBuffers, emit: &mut impl FnMut(Record<'_>)) {
         for lane in Lane::BOTH {
             if let Some(partial) = self.lanes[lane.index()].partial.take() {
-                self.complete(lane, partial.logical(), long, emit);
-                self.spare = Some(Buffers::of(partial, long));
+                self.complete_open(lane, partial, long, emit);
             }
             self.close(lane, long, emit);
         }

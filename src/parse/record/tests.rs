@@ -223,6 +223,31 @@ proptest! {
         }
     }
 
+    /// However the runtime cuts lines in pieces, they group as if it had not.
+    #[test]
+    fn pieces_group_as_their_lines_do(
+        raws in raws(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut whole = raws;
+        whole.iter_mut().for_each(|raw| raw.partial = false);
+        let in_pieces = |(raw, cut): (&Raw, &prop::sample::Index)| {
+            let (first, rest) = raw.content.split_at(cut.index(raw.content.len() + 1));
+            let first = Raw { partial: true, content: first.to_owned(), ..raw.clone() };
+            [first, Raw { content: rest.to_owned(), ..raw.clone() }]
+        };
+        let pieces: Vec<Raw> = whole.iter().zip(&cuts).flat_map(in_pieces).collect();
+        let records = |raws: &[Raw]| {
+            let mut joiner = Joiner::new(true, LIMIT);
+            let mut records = feed(&mut joiner, raws, 0, raws.len(), [Position::START; 2]);
+            joiner.finish(&mut LongBuffers::default(), &mut |record| records.push(seen(&record)));
+            records.into_iter()
+                .map(|it| (it.lane, it.content, it.lines, it.original_bytes))
+                .collect::<Vec<_>>()
+        };
+        prop_assert_eq!(records(&pieces), records(&whole));
+    }
+
     /// A lane's records cover its raw lines without gap or overlap, and keep every logical line.
     #[test]
     fn nothing_is_left_out_or_taken_twice(raws in raws()) {
