@@ -106,9 +106,9 @@ impl Filters {
 
     /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
     ///
-    /// `fields` is what is known of it, `id` its `_id` with the runtime's time. After [`Verdict::Dropped`], what stands from `start` on
-    /// means nothing. A text that is no JSON object passes unchanged where a filter would have to
-    /// change it.
+    /// `fields` is what is known of it, `id` its `_id` with the runtime's time. After
+    /// [`Verdict::Dropped`], what stands from `start` on means nothing. A text that is no JSON object
+    /// passes unchanged where a filter would have to change it.
     pub fn apply(
         &mut self,
         body: &mut Vec<u8>,
