@@ -153,7 +153,8 @@ fn splice(c: &mut Criterion) {
                     body.clear();
                     for line in &lines {
                         let content = Content::Line(black_box(line));
-                        template.append(&facts, content, &mut scratch, &mut body);
+                        let kind = template.kind(content, &mut scratch);
+                        template.append(&facts, content, kind, &mut scratch, &mut body);
                     }
                     body.len()
                 });

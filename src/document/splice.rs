@@ -112,15 +112,13 @@ enum Edit {
     OwnTime(usize),
 }
 
-/// Where an item lies in the body, and what its line was.
+/// Where an item lies in the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     /// Where the item begins: truncating the body to it takes the item back.
     pub start: usize,
     /// The document, without the line feed that ends the item.
     pub document: Range<usize>,
-    /// What the line was; `None` for [`Content::Text`].
-    pub kind: Option<Kind>,
 }
 
 /// A date-named index, formatted once for the hour.
@@ -165,18 +163,27 @@ impl Template {
         self.overhead_bytes
     }
 
-    /// Appends the item for one record. The body may hold anything before it.
+    /// What the document is made from: a line is looked into, with what is found in `scratch`; `None`
+    /// for [`Content::Text`].
+    #[inline(always)]
+    pub fn kind(&self, content: Content<'_>, scratch: &mut Scratch) -> Option<Kind> {
+        match content {
+            Content::Line(line) => Some(self.scan(line, scratch)),
+            Content::Text(_) => None,
+        }
+    }
+
+    /// Appends the item for one record, of whose `content` this is the [kind](Self::kind), found with
+    /// this `scratch`. The body may hold anything before it.
     pub fn append(
         &self,
         facts: &LineFacts<'_>,
         content: Content<'_>,
+        kind: Option<Kind>,
         scratch: &mut Scratch,
         body: &mut Vec<u8>,
     ) -> Appended {
-        let (line, kind) = match content {
-            Content::Line(line) => (line, Some(self.scan(line, scratch))),
-            Content::Text(text) => (text, None),
-        };
+        let (Content::Line(line) | Content::Text(line)) = content;
         let start = body.len();
         body.reserve(line.len() + self.overhead_bytes);
         let document = match kind {
@@ -186,7 +193,7 @@ impl Template {
         };
         let end = body.len();
         body.push(b'\n');
-        Appended { start, document: document..end, kind }
+        Appended { start, document: document..end }
     }
 
     #[inline(always)]
@@ -198,14 +205,10 @@ impl Template {
         json::scan(line, &mut scratch.scan)
     }
 
-    /// What is known of the fields of the document that was just `appended` for `line`.
-    pub fn fields<'a>(
-        &self,
-        appended: &Appended,
-        line: &'a [u8],
-        scratch: &'a Scratch,
-    ) -> Fields<'a> {
-        Fields(match appended.kind {
+    /// What is known of the fields of the document that is made from `line`, of whose content this is
+    /// the [kind](Self::kind), found with this `scratch`.
+    pub fn fields<'a>(kind: Option<Kind>, line: &'a [u8], scratch: &'a Scratch) -> Fields<'a> {
+        Fields(match kind {
             Some(Kind::Object) => Known::Line(line, &scratch.scan.members),
             Some(Kind::Unusual) => Known::Nothing,
             Some(Kind::Text(_)) | None => Known::Text,

@@ -6,7 +6,8 @@
 //! the runtime times seen before; no clock and no chance enter.
 //!
 //! Conditions read the document's text where it stands, and take what is known of its
-//! [fields](crate::document::fields) for what they would find there. The first filter that really
+//! [fields](crate::document::fields) for what they would find there. Those before the first change that
+//! need no more than that decide before there is a text. The first filter that really
 //! changes a document has it parsed, once; a field that is only added is spliced into the text.
 //! Fields are named by dotted path in any spelling (see [`crate::document::tree`]); conditions
 //! read the spelling with the longest names, changes leave none of the others. Arrays are not
@@ -70,6 +71,10 @@ enum Decide {
     Throttle { by: Field, throttle: Throttle },
 }
 
+/// Which filters are left when the first have decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Rest(usize);
+
 /// A test of one field.
 #[derive(Debug)]
 struct Condition {
@@ -104,22 +109,38 @@ impl Filters {
         }
     }
 
-    /// Decides on the document `body[start..]`, one complete JSON object, and rewrites it there.
+    /// Decides on a document that isn't written yet, with the first filters and for as long as what is
+    /// known of its fields is all that they need. `id` is its `_id` with the runtime's time. `None` for
+    /// a document that is dropped; of any other, [`Self::apply`] does the rest.
+    pub fn decide(&mut self, fields: Fields<'_>, id: Id<'_>) -> Option<Rest> {
+        for (at, step) in self.steps.iter_mut().enumerate() {
+            let Step::Decide(decide) = step else { return Some(Rest(at)) };
+            match decide.passes(View::Fields(fields), id) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => return Some(Rest(at)),
+            }
+        }
+        Some(Rest(self.steps.len()))
+    }
+
+    /// Decides on the document `body[start..]`, one complete JSON object, with those filters that are
+    /// left, and rewrites it there.
     ///
-    /// `fields` is what is known of it, `id` its `_id` with the runtime's time. After
-    /// [`Verdict::Dropped`], what stands from `start` on means nothing. A text that is no JSON object
-    /// passes unchanged where a filter would have to change it.
+    /// `fields` and `id` are as before. After [`Verdict::Dropped`], what stands from `start` on means
+    /// nothing. A text that is no JSON object passes unchanged where a filter would have to change it.
     pub fn apply(
         &mut self,
+        rest: Rest,
         body: &mut Vec<u8>,
         start: usize,
         mut fields: Fields<'_>,
         id: Id<'_>,
     ) -> Verdict {
-        for at in 0..self.steps.len() {
+        for at in rest.0..self.steps.len() {
             match &mut self.steps[at] {
                 Step::Decide(decide) => {
-                    if !decide.passes(View::Text(&body[start..], fields), id) {
+                    if decide.passes(View::Text(&body[start..], fields), id) == Some(false) {
                         return Verdict::Dropped;
                     }
                 }
@@ -148,7 +169,7 @@ impl Filters {
         for step in &mut self.steps[first..] {
             match step {
                 Step::Decide(decide) => {
-                    if !decide.passes(View::Tree(&tree), id) {
+                    if decide.passes(View::Tree(&tree), id) == Some(false) {
                         return Verdict::Dropped;
                     }
                 }
@@ -203,53 +224,82 @@ fn compile(filter: &pipeline::Filter, names: &Names, samples: &mut u64, steps: &
 }
 
 impl Decide {
-    /// Whether the document goes on.
-    fn passes(&mut self, document: View<'_>, id: Id<'_>) -> bool {
-        match self {
-            Self::Drop(condition) => !document.meets(condition),
-            Self::Keep(condition) => document.meets(condition),
+    /// Whether the document goes on; `None` where too little is known of it.
+    fn passes(&mut self, document: View<'_>, id: Id<'_>) -> Option<bool> {
+        Some(match self {
+            Self::Drop(condition) => !document.meets(condition)?,
+            Self::Keep(condition) => document.meets(condition)?,
             Self::Sample(condition, sample) => {
-                let asked = condition.as_ref().is_none_or(|condition| document.meets(condition));
+                let asked = match condition {
+                    Some(condition) => document.meets(condition)?,
+                    None => true,
+                };
                 !asked || sample.keeps(&id.characters())
             }
-            Self::Throttle { by, throttle } => {
-                document.value_of(by).is_none_or(|value| throttle.allows(&text(&value), id.time_ns))
-            }
-        }
+            Self::Throttle { by, throttle } => match document.value_of(by) {
+                Value::Is(value) => throttle.allows(&text(&value), id.time_ns),
+                Value::Absent => true,
+                Value::Unknown => return None,
+            },
+        })
     }
 }
 
 /// A document as it stands between two filters.
 #[derive(Clone, Copy)]
 enum View<'a> {
+    /// It isn't written yet.
+    Fields(Fields<'a>),
     Text(&'a [u8], Fields<'a>),
     Tree(&'a Tree<'a>),
 }
 
+/// What a document says of a field.
+#[derive(Debug, PartialEq, Eq)]
+enum Value<'a> {
+    /// In JSON.
+    Is(Cow<'a, [u8]>),
+    Absent,
+    Unknown,
+}
+
 impl<'a> View<'a> {
-    /// A field's value in JSON.
-    fn value_of(self, field: &Field) -> Option<Cow<'a, [u8]>> {
+    fn value_of(self, field: &Field) -> Value<'a> {
         match self {
-            Self::Text(document, fields) => find(document, fields, field).map(Cow::Borrowed),
-            Self::Tree(tree) => tree.get(field).map(|node| match node {
-                Node::Scalar(raw) => Cow::Borrowed(&**raw),
-                nested => {
+            Self::Fields(fields) => match fields.find(field) {
+                Found::Value(value) => Value::Is(Cow::Borrowed(value)),
+                Found::Nowhere => Value::Absent,
+                Found::Unknown => Value::Unknown,
+            },
+            Self::Text(document, fields) => match find(document, fields, field) {
+                Some(value) => Value::Is(Cow::Borrowed(value)),
+                None => Value::Absent,
+            },
+            Self::Tree(tree) => match tree.get(field) {
+                None => Value::Absent,
+                Some(Node::Scalar(raw)) => Value::Is(Cow::Borrowed(&**raw)),
+                Some(nested) => {
                     let mut json = Vec::new();
                     nested.write(&mut json);
-                    Cow::Owned(json)
+                    Value::Is(Cow::Owned(json))
                 }
-            }),
+            },
         }
     }
 
-    fn meets(self, condition: &Condition) -> bool {
-        let Some(value) = self.value_of(&condition.field) else { return false };
-        match &condition.test {
+    /// `None` where too little is known.
+    fn meets(self, condition: &Condition) -> Option<bool> {
+        let value = match self.value_of(&condition.field) {
+            Value::Is(value) => value,
+            Value::Absent => return Some(false),
+            Value::Unknown => return None,
+        };
+        Some(match &condition.test {
             Test::In(texts) => texts.iter().any(|text| has_text(&value, text)),
             Test::Equals(text) => has_text(&value, text),
             Test::Matches(pattern) => pattern.is_match(&text(&value)),
             Test::Exists => true,
-        }
+        })
     }
 }
 

@@ -19,7 +19,7 @@ const ACTION: &[u8] = b"{\"create\":{}}\n";
 fn run(filters: &[Filter], document: &str) -> Option<String> {
     let mut body = [ACTION, document.as_bytes()].concat();
     let mut filters = Filters::new(filters, parts(DocumentForm::Fluentd).names);
-    let verdict = filters.apply(&mut body, ACTION.len(), Fields::UNKNOWN, facts().id);
+    let verdict = filters.apply(Rest(0), &mut body, ACTION.len(), Fields::UNKNOWN, facts().id);
     assert_eq!(&body[..ACTION.len()], ACTION);
     let document = String::from_utf8(body[ACTION.len()..].to_vec()).unwrap();
     (verdict == Verdict::Keep).then_some(document)
@@ -181,7 +181,7 @@ fn each_value_is_throttled_for_itself() {
         let mut filters = Filters::new(&list, parts(DocumentForm::Fluentd).names);
         let mut verdicts = |document: &str, time_ns| {
             let id = Id { time_ns, ..facts().id };
-            filters.apply(&mut document.as_bytes().to_vec(), 0, Fields::UNKNOWN, id)
+            filters.apply(Rest(0), &mut document.as_bytes().to_vec(), 0, Fields::UNKNOWN, id)
         };
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"a"}}"#, 0), Verdict::Keep);
         assert_eq!(verdicts(r#"{"gone":1,"pod":{"name":"\u0061"}}"#, 1), Verdict::Dropped);
@@ -351,13 +351,16 @@ fn with_and_without_fields(filters: &[Filter], line: &[u8]) -> [Option<String>; 
     let facts = LineFacts { original_length: Some(7), ..facts() };
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
-    let appended = template.append(&facts, Content::Line(line), &mut scratch, &mut body);
+    let content = Content::Line(line);
+    let kind = template.kind(content, &mut scratch);
+    let appended = template.append(&facts, content, kind, &mut scratch, &mut body);
     body.truncate(appended.document.end);
-    let fields = template.fields(&appended, line, &scratch);
+    let fields = Template::fields(kind, line, &scratch);
     [fields, Fields::UNKNOWN].map(|fields| {
         let mut body = body.clone();
         let mut filters = Filters::new(filters, parts.names);
-        let verdict = filters.apply(&mut body, 0, fields, facts.id);
+        let rest = filters.decide(fields, facts.id)?;
+        let verdict = filters.apply(rest, &mut body, 0, fields, facts.id);
         (verdict == Verdict::Keep).then(|| String::from_utf8(body).unwrap())
     })
 }
@@ -376,9 +379,14 @@ proptest! {
         value in documents(),
         more in prop_oneof![Just(""), Just(r#","log.level":"b","time":"a""#), Just(r#","log":{"level":1},"\u0061":2"#)],
         is_json: bool,
-        paths in vec(any_path(), 5),
+        mut paths in vec(any_path(), 5),
+        own in prop::option::of(any::<prop::sample::Index>()),
         needle in "[a-z0-9{\"]",
     ) {
+        let names: Vec<&String> = value.as_object().into_iter().flat_map(Map::keys).collect();
+        if let Some(own) = own.filter(|_| !names.is_empty()) {
+            own.get(&names).as_str().clone_into(&mut paths[0]);
+        }
         let mut line = value.to_string();
         if line.len() > 2 {
             line.insert_str(line.len() - 1, more);
@@ -387,8 +395,12 @@ proptest! {
             line.insert(0, 'x');
         }
         let matches = Test::Matches(pattern(&regex::escape(&needle)));
+        let (lines, per) = (1, Duration::from_secs(1));
         let filters = [
             Filter::Drop(on(&paths[0], matches)),
+            // One that was counted twice would be dropped.
+            Filter::Throttle { by: paths[0].clone(), lines, per },
+            Filter::Sample { condition: Some(on(&paths[1], Test::Exists)), keep: 1, of: 2 },
             add(&paths[1], json!("new")),
             Filter::Keep(on(&paths[1], Test::Exists)),
             redact(&paths[2], &regex::escape(&needle), "*"),

@@ -12,9 +12,10 @@ use crate::config::Pipeline;
 use crate::discover::StreamName;
 use crate::document::Names;
 use crate::document::id::{self, Id, IdHash};
-use crate::document::splice::{Content, LineFacts, Template};
+use crate::document::splice::{Appended, Content, LineFacts, Template};
 use crate::enrich::metadata::agent_names;
 use crate::filter::Verdict;
+use crate::parse::json::Kind;
 use crate::parse::record::Record;
 use crate::tail::PartId;
 
@@ -66,7 +67,7 @@ pub struct Form {
 impl Form {
     /// Writes the record's document into the open batch, unless it is blank or a filter drops it.
     pub fn ship(&mut self, shipping: &mut Shipping<'_>, record: &Record<'_>) {
-        let Shipping { name, batch, filters, scratch } = shipping;
+        let Shipping { batch, filters, scratch, .. } = shipping;
         if record.is_blank() {
             batch.tally.lines_filtered += 1;
             return;
@@ -87,19 +88,40 @@ impl Form {
             1 if !self.plain.has(record) => Content::Line(record.content),
             _ => Content::Text(record.content),
         };
-        let written = self.template.append(&facts, content, scratch, &mut batch.body);
-        if !filters.is_empty() {
-            batch.body.truncate(written.document.end);
-            let fields = self.template.fields(&written, record.content, scratch);
-            let start = written.document.start;
-            if filters.apply(&mut batch.body, start, fields, facts.id) == Verdict::Dropped {
-                batch.body.truncate(written.start);
-                batch.tally.lines_filtered += u64::from(record.lines);
-                return;
-            }
-            batch.body.push(b'\n');
+        let kind = self.template.kind(content, scratch);
+        if filters.is_empty() {
+            self.template.append(&facts, content, kind, scratch, &mut batch.body);
+        } else if filter(&self.template, &facts, content, kind, shipping) == Verdict::Dropped {
+            shipping.batch.tally.lines_filtered += u64::from(record.lines);
+            return;
         }
+        let Shipping { name, batch, .. } = shipping;
         batch.add(name, record.lines, record.time_ns);
         batch.settle();
     }
+}
+
+/// Writes a document as filters leave it, unless one of them drops it.
+fn filter(
+    template: &Template,
+    facts: &LineFacts<'_>,
+    content: Content<'_>,
+    kind: Option<Kind>,
+    shipping: &mut Shipping<'_>,
+) -> Verdict {
+    let Shipping { batch, filters, scratch, .. } = shipping;
+    let (Content::Line(line) | Content::Text(line)) = content;
+    let Some(rest) = filters.decide(Template::fields(kind, line, scratch), facts.id) else {
+        return Verdict::Dropped;
+    };
+    let body = &mut batch.body;
+    let Appended { start, document } = template.append(facts, content, kind, scratch, body);
+    body.truncate(document.end);
+    let fields = Template::fields(kind, line, scratch);
+    let verdict = filters.apply(rest, body, document.start, fields, facts.id);
+    match verdict {
+        Verdict::Keep => body.push(b'\n'),
+        Verdict::Dropped => body.truncate(start),
+    }
+    verdict
 }

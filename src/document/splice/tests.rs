@@ -55,6 +55,17 @@ static HASH: LazyLock<IdHash> = LazyLock::new(|| {
     id::hash("", &stream, (1, 2), None)
 });
 
+fn append(
+    template: &Template,
+    facts: &LineFacts<'_>,
+    content: Content<'_>,
+    scratch: &mut Scratch,
+    body: &mut Vec<u8>,
+) -> Appended {
+    let kind = template.kind(content, scratch);
+    template.append(facts, content, kind, scratch, body)
+}
+
 pub(crate) fn facts() -> LineFacts<'static> {
     LineFacts {
         id: Id { time_ns: TIME_NS, hash: &HASH, start: 1000, end: 1234 },
@@ -68,7 +79,7 @@ pub(crate) fn facts() -> LineFacts<'static> {
 /// The document as text, after checks that hold for each.
 fn document_of(template: &Template, facts: &LineFacts<'_>, content: Content<'_>) -> String {
     let mut body = b"before\n".to_vec();
-    let appended = template.append(facts, content, &mut Scratch::default(), &mut body);
+    let appended = append(template, facts, content, &mut Scratch::default(), &mut body);
     let item = &body[appended.start..];
     assert!(body.starts_with(b"before\n") && appended.start == 7);
     let newlines = item.iter().filter(|&&byte| byte == b'\n').count();
@@ -177,10 +188,10 @@ fn the_whole_of_an_item() {
     let line = br#"{"@timestamp":"2026-11-23T21:08:57.490Z","flink-job-id":"55a85b9d80db677cf5c10687b5db325b","message":"m"}"#;
     let mut facts = facts();
     let mut scratch = Scratch::default();
-    template.append(&facts, Content::Line(line), &mut scratch, &mut body);
+    append(&template, &facts, Content::Line(line), &mut scratch, &mut body);
     facts.lane = Lane::Stderr;
     facts.original_length = Some(2_000_000);
-    template.append(&facts, Content::Text(b"{\"cut"), &mut scratch, &mut body);
+    append(&template, &facts, Content::Text(b"{\"cut"), &mut scratch, &mut body);
     let id = facts.id.characters();
     let id = String::from_utf8_lossy(&id);
     let expected = [
@@ -269,7 +280,7 @@ fn index_by_date() {
         let mut body = Vec::new();
         let id = Id { time_ns, ..facts().id };
         let facts = LineFacts { id, ..facts() };
-        template.append(&facts, Content::Line(b"x"), &mut scratch, &mut body);
+        append(&template, &facts, Content::Line(b"x"), &mut scratch, &mut body);
         let start = format!(r#"{{"create":{{"_index":"{index}","_id":""#);
         assert!(body.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&body));
     }
