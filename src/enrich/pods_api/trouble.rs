@@ -101,10 +101,16 @@ impl Trouble {
         Remedy { wait, begin, renew }
     }
 
-    /// What it comes down to: the API server's own words, or else the whole chain of causes.
+    /// What it comes down to: the API server's own words, or else the whole chain of causes. A proxy
+    /// before it may answer without a word.
     pub(super) fn text(&self) -> String {
-        if let Some(status) = self.status() {
-            return status.message.clone();
+        match self.status() {
+            None => {}
+            Some(status) if !status.message.is_empty() => return status.message.clone(),
+            Some(Status { code: 0, .. }) => {
+                return "answered with what is not of the API server".to_owned();
+            }
+            Some(Status { code, .. }) => return format!("answered {code} without a reason"),
         }
         let mut text = self.to_string();
         let mut cause = self.source();
@@ -234,6 +240,12 @@ mod tests {
         };
         check(Trouble::Events(answered(403)), true, "answered 403");
         check(Trouble::Request(answered(503)), false, "answered 503");
+        let wordless = |code| {
+            let status = Status { code, message: String::new(), ..Status::default() };
+            Trouble::Request(kube::Error::Api(Box::new(status)))
+        };
+        check(wordless(502), false, "answered 502 without a reason");
+        check(wordless(0), false, "answered with what is not of the API server");
         check(
             Trouble::Events(broken()),
             false,
