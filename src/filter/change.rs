@@ -16,10 +16,20 @@ use crate::document::tree::{Node, Tree, unescape, write_string};
 /// One change to one field.
 #[derive(Debug)]
 pub(super) enum Change {
-    Add { field: Field, node: Node<'static>, json: Vec<u8> },
+    Add(Box<Addition>),
     Remove { field: Field },
     Rename { from: Field, to: String },
     Redact { field: Field, redaction: Box<Redaction> },
+}
+
+/// A field and what it is to be.
+#[derive(Debug)]
+pub(super) struct Addition {
+    field: Field,
+    node: Node<'static>,
+    json: Vec<u8>,
+    /// The whole member behind another one, with the brace behind it.
+    last_member: Vec<u8>,
 }
 
 /// What is replaced in strings, and by what.
@@ -55,14 +65,17 @@ impl Change {
         let node = Node::from(value);
         let mut json = Vec::new();
         node.write(&mut json);
-        Self::Add { field, node, json }
+        let mut last_member = b",".to_vec();
+        write_member(&field, &json, &mut last_member);
+        last_member.push(b'}');
+        Self::Add(Box::new(Addition { field, node, json, last_member }))
     }
 
     /// Works on the document `body[start..]`, of which `fields` are known.
     pub(super) fn on_text(&self, body: &mut Vec<u8>, start: usize, fields: Fields<'_>) -> OnText {
         let document = &body[start..];
         let touches = match self {
-            Self::Add { field, json, .. } => return add_to_text(body, start, fields, field, json),
+            Self::Add(addition) => return addition.to_text(body, start, fields),
             Self::Remove { field } => find(document, fields, field).is_some(),
             Self::Rename { from, to } => **from != **to && find(document, fields, from).is_some(),
             Self::Redact { field, redaction } => redaction.touches(document, fields, field),
@@ -73,18 +86,7 @@ impl Change {
     /// Whether the tree is another one now.
     pub(super) fn on_tree(&self, tree: &mut Tree<'_>) -> bool {
         match self {
-            Self::Add { field, node, .. } => {
-                let (mut spellings, mut same) = (0, false);
-                tree.each_mut(field, &mut |old| {
-                    spellings += 1;
-                    same = old == node;
-                });
-                if spellings == 1 && same {
-                    return false;
-                }
-                tree.insert(field, node.clone());
-                true
-            }
+            Self::Add(addition) => addition.to_tree(tree),
             Self::Remove { field } => tree.remove(field).is_some(),
             Self::Rename { from, to } if **from == **to => false,
             Self::Rename { from, to } => match tree.remove(from) {
@@ -103,47 +105,58 @@ impl Change {
     }
 }
 
-/// Splices a field that is not there into the text.
-fn add_to_text(
-    body: &mut Vec<u8>,
-    start: usize,
-    fields: Fields<'_>,
-    field: &Field,
-    json: &[u8],
-) -> OnText {
-    if fields.find(field) == Found::Nowhere && body.pop_if(is_brace).is_some() {
-        // The agent's members stand before it.
-        body.push(b',');
-        write_string(field, body);
-        body.push(b':');
-        body.extend_from_slice(json);
-        body.push(b'}');
-        return OnText::Done;
+impl Addition {
+    /// Splices a field that is not there into the text `body[start..]`.
+    fn to_text(&self, body: &mut Vec<u8>, start: usize, fields: Fields<'_>) -> OnText {
+        let Self { field, json, last_member, .. } = self;
+        if fields.find(field) == Found::Nowhere && body.pop_if(is_brace).is_some() {
+            // The agent's members stand before it.
+            body.extend_from_slice(last_member);
+            return OnText::Done;
+        }
+        let mut spellings = 0;
+        let mut same = false;
+        lookup::each(&body[start..], field, &mut |raw| {
+            spellings += 1;
+            same = raw == json;
+            ControlFlow::Continue(())
+        });
+        if spellings == 1 && same {
+            return OnText::Nothing;
+        }
+        let Some(home) = lookup::home(&body[start..], field) else { return OnText::NeedsTree };
+        if spellings > 0 {
+            return OnText::NeedsTree;
+        }
+        let mut member = Vec::with_capacity(last_member.len());
+        if home.occupied {
+            member.push(b',');
+        }
+        write_member(home.name, json, &mut member);
+        let at = start + home.at;
+        body.splice(at..at, member);
+        OnText::Done
     }
-    let mut spellings = 0;
-    let mut same = false;
-    lookup::each(&body[start..], field, &mut |raw| {
-        spellings += 1;
-        same = raw == json;
-        ControlFlow::Continue(())
-    });
-    if spellings == 1 && same {
-        return OnText::Nothing;
+
+    /// Whether the tree is another one now.
+    fn to_tree(&self, tree: &mut Tree<'_>) -> bool {
+        let (mut spellings, mut same) = (0, false);
+        tree.each_mut(&self.field, &mut |old| {
+            spellings += 1;
+            same = *old == self.node;
+        });
+        let is_there = spellings == 1 && same;
+        if !is_there {
+            tree.insert(&self.field, self.node.clone());
+        }
+        !is_there
     }
-    let Some(home) = lookup::home(&body[start..], field) else { return OnText::NeedsTree };
-    if spellings > 0 {
-        return OnText::NeedsTree;
-    }
-    let mut member = Vec::with_capacity(field.len() + json.len() + 4);
-    if home.occupied {
-        member.push(b',');
-    }
-    write_string(home.name, &mut member);
-    member.push(b':');
-    member.extend_from_slice(json);
-    let at = start + home.at;
-    body.splice(at..at, member);
-    OnText::Done
+}
+
+fn write_member(name: &str, json: &[u8], out: &mut Vec<u8>) {
+    write_string(name, out);
+    out.push(b':');
+    out.extend_from_slice(json);
 }
 
 fn is_brace(byte: &mut u8) -> bool {

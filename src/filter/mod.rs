@@ -41,6 +41,9 @@ use limit::{Sample, Throttle};
 /// Levels that the filters take: the document's own 20 and what enriching put around them.
 const LEVELS_MAX: usize = 64;
 
+/// Bytes of JSON that stand for one byte of text at most: `\u0041`.
+const ESCAPE_BYTES_MAX: usize = 6;
+
 /// What becomes of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -327,6 +330,7 @@ fn has_text(value: &[u8], text: &str) -> bool {
     match raw.len().cmp(&text.len()) {
         Ordering::Less => false,
         Ordering::Equal if raw != text.as_bytes() => false,
+        Ordering::Greater if raw.len() > ESCAPE_BYTES_MAX * text.len() => false,
         Ordering::Equal | Ordering::Greater => self::text(value) == text,
     }
 }

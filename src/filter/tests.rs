@@ -341,17 +341,18 @@ proptest! {
 
 /// The document that is made of `line`, and what the filters make of it: with what is known of its
 /// fields, and without.
-fn with_and_without_fields(filters: &[Filter], line: &[u8]) -> [Option<String>; 2] {
-    let parts = Parts {
-        head: br#""kubernetes":{"a":{"b":"x"}}"#,
-        framing: Framing::Lines,
-        ..parts(DocumentForm::Fluentd)
-    };
+fn with_and_without_fields(
+    filters: &[Filter],
+    content: Content<'_>,
+    form: DocumentForm,
+) -> [Option<String>; 2] {
+    let parts =
+        Parts { head: br#""kubernetes":{"a":{"b":"x"}}"#, framing: Framing::Lines, ..parts(form) };
     let template = Template::new(parts);
     let facts = LineFacts { original_length: Some(7), ..facts() };
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
-    let content = Content::Line(line);
+    let (Content::Line(line) | Content::Text(line)) = content;
     let kind = template.kind(content, &mut scratch);
     let appended = template.append(&facts, content, kind, &mut scratch, &mut body);
     body.truncate(appended.document.end);
@@ -379,6 +380,8 @@ proptest! {
         value in documents(),
         more in prop_oneof![Just(""), Just(r#","log.level":"b","time":"a""#), Just(r#","log":{"level":1},"\u0061":2"#)],
         is_json: bool,
+        is_line in prop::bool::weighted(0.8),
+        is_ecs: bool,
         mut paths in vec(any_path(), 5),
         own in prop::option::of(any::<prop::sample::Index>()),
         needle in "[a-z0-9{\"]",
@@ -394,6 +397,9 @@ proptest! {
         if !is_json {
             line.insert(0, 'x');
         }
+        let bytes = line.as_bytes();
+        let content = if is_line { Content::Line(bytes) } else { Content::Text(bytes) };
+        let form = if is_ecs { DocumentForm::Ecs } else { DocumentForm::Fluentd };
         let matches = Test::Matches(pattern(&regex::escape(&needle)));
         let (lines, per) = (1, Duration::from_secs(1));
         let filters = [
@@ -408,10 +414,10 @@ proptest! {
             remove(&paths[4]),
         ];
         for filter in &filters {
-            let [with, without] = with_and_without_fields(std::slice::from_ref(filter), line.as_bytes());
+            let [with, without] = with_and_without_fields(std::slice::from_ref(filter), content, form);
             prop_assert_eq!(with, without, "{:?} on {}", filter, line);
         }
-        let [with, without] = with_and_without_fields(&filters, line.as_bytes());
+        let [with, without] = with_and_without_fields(&filters, content, form);
         prop_assert_eq!(with, without);
     }
 }
