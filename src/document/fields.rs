@@ -10,7 +10,7 @@ use super::names::{Names, Role};
 use crate::parse::json::{Member, ValueType};
 
 /// A dotted path that is asked for in many documents of one pipeline. Dereferences to the path.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Field {
     path: String,
     /// The path [means](Names::role) nothing more than it says.

@@ -274,10 +274,8 @@ impl<'a> View<'a> {
                 Found::Nowhere => Value::Absent,
                 Found::Unknown => Value::Unknown,
             },
-            Self::Text(document, fields) => match find(document, fields, field) {
-                Some(value) => Value::Is(Cow::Borrowed(value)),
-                None => Value::Absent,
-            },
+            Self::Text(document, fields) => find(document, fields, field)
+                .map_or(Value::Absent, |value| Value::Is(Cow::Borrowed(value))),
             Self::Tree(tree) => match tree.get(field) {
                 None => Value::Absent,
                 Some(Node::Scalar(raw)) => Value::Is(Cow::Borrowed(&**raw)),

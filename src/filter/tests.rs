@@ -308,10 +308,11 @@ proptest! {
         let text = value.to_string();
         let tree = Tree::parse(text.as_bytes()).unwrap();
         let field = Field::new(&field, parts(DocumentForm::Fluentd).names);
-        let (on_text, on_tree) = (View::Text(text.as_bytes(), Fields::UNKNOWN), View::Tree(&tree));
-        prop_assert_eq!(on_text.value_of(&field), on_tree.value_of(&field));
         let test = Test::Matches(pattern(&regex::escape(&needle)));
-        let condition = Condition { field: field.clone(), test };
+        let condition = Condition { field, test };
+        let field = &condition.field;
+        let (on_text, on_tree) = (View::Text(text.as_bytes(), Fields::UNKNOWN), View::Tree(&tree));
+        prop_assert_eq!(on_text.value_of(field), on_tree.value_of(field));
         prop_assert_eq!(on_text.meets(&condition), on_tree.meets(&condition));
     }
 

@@ -3,7 +3,8 @@
 //! Owns the form of a line: one per happening, from `info` up, control characters escaped in
 //! everything that is logged, errors with all their causes. What the libraries log counts from
 //! `warn` up and at most once a minute for each place in their code, but for what they give back as
-//! an error besides; the agent's own code limits its lines by [`super::throttle`]. JSON lines use the names of the Elastic Common Schema.
+//! an error besides; the agent's own code limits its lines by [`super::throttle`]. JSON lines use
+//! the names of the Elastic Common Schema.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
