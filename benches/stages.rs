@@ -14,6 +14,7 @@ use splashdam::config::agent::LineFormat;
 use splashdam::config::pipeline::DocumentForm;
 use splashdam::document::id::{self, Id};
 use splashdam::document::splice::{Content, LineFacts, Scratch};
+use splashdam::parse::json::Listing;
 use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::parse::time::LastSecond;
 use splashdam::parse::{self, FrameScratch, Lane, starts_like_json, time};
@@ -121,7 +122,8 @@ fn join(c: &mut Criterion) {
             let mut records = 0_u64;
             for (raw, place) in raw.iter().zip(&places) {
                 let line = parse::line(LineFormat::Cri, raw, &mut scratch).expect("framed above");
-                joiner.accept(&line, 0, place, &mut long, &mut |_| records += 1);
+                let own = joiner.accept(&line, 0, place, &mut long, &mut |_| records += 1);
+                records += u64::from(own.is_some());
             }
             records
         });
@@ -153,7 +155,7 @@ fn splice(c: &mut Criterion) {
                     body.clear();
                     for line in &lines {
                         let content = Content::Line(black_box(line));
-                        let kind = template.kind(content, &mut scratch);
+                        let kind = template.kind(content, Listing::NotPlain, &mut scratch);
                         template.append(&facts, content, kind, &mut scratch, &mut body);
                     }
                     body.len()

@@ -85,6 +85,7 @@ impl Id<'_> {
 
     /// Writes its characters where they belong. They come in pieces, and to copy them as one the
     /// processor has to wait until all that was written before has left it.
+    #[inline(always)]
     pub fn write(&self, place: &mut [u8; LENGTH]) {
         let time = u64::try_from(self.time_ns).unwrap_or(0);
         // The time in two words, of which the first one has its last five characters only.
@@ -99,7 +100,7 @@ impl Id<'_> {
             place.copy_from_slice(&word.to_be_bytes());
         }
         // All at once, so that the compiler takes vectors.
-        characters = characters.map(character);
+        characters.iter_mut().for_each(|digit| *digit = character(*digit));
         let (time, positions) = characters.split_at(2 * WORD);
         place[..TIME].copy_from_slice(&time[2 * WORD - TIME..]);
         place[TIME..TIME + HASH].copy_from_slice(&self.hash.0);

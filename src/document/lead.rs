@@ -11,6 +11,8 @@
 //! unusual (a time stamp of the document's own, a date-named index, another tag, a time of another
 //! length) is taken apart and written piece by piece. Guarantees the same bytes either way.
 
+use std::hint::cold_path;
+
 use super::escape;
 use super::id::{self, Id};
 use crate::config::pipeline::DocumentForm;
@@ -128,6 +130,7 @@ impl Lead {
         let from = match (self.framing, filling.index) {
             (Framing::Bulk, None) => 0,
             (Framing::Bulk, Some(index)) => {
+                cold_path();
                 write_action(index, &filling.id.characters(), body);
                 self.document
             }
@@ -162,11 +165,13 @@ impl Lead {
                 }
                 _ => {
                     body.truncate(begins + runtime.tag - from);
-                    write_unusual_runtime(filling, body);
+                    let filling = *filling;
+                    write_unusual_runtime(&filling, body);
                 }
             }
         }
         if let Some(at) = self.job.filter(|_| !filling.beside_job.is_empty()) {
+            cold_path();
             let behind = begins + at + JOB_ID_BYTES + JOB_END.len() - from;
             body.splice(behind..behind, filling.beside_job.iter().copied());
         }

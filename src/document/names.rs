@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use super::stamp::TIME_FIELDS;
 use crate::config::pipeline::DocumentForm;
+use crate::parse::json;
 
 /// Fields that Elasticsearch 8 refuses in a document, those of its own plugins included.
 ///
@@ -63,10 +64,8 @@ pub(super) struct Role {
 impl Role {
     /// The application's own affair.
     pub(super) const PLAIN: Self = Self { place: Place::Stays, time_rank: None };
-    /// What such a name is marked with.
-    pub(super) const PLAIN_MARK: u8 = Self::PLAIN.mark();
 
-    /// Never 0, by which a mark would be none.
+    /// [`json::PLAIN`] for that, and never [`json::UNMARKED`].
     pub(super) const fn mark(self) -> u8 {
         let place = match self.place {
             Place::Stays => 1,
@@ -93,6 +92,8 @@ impl Role {
         Some(Self { place, time_rank: (mark >> 3).checked_sub(1) })
     }
 }
+
+const _: () = assert!(Role::PLAIN.mark() == json::PLAIN, "lines tell what is marked otherwise");
 
 /// The names of one form of document and one pipeline.
 #[derive(Debug)]
@@ -265,6 +266,6 @@ mod tests {
         assert_eq!(names.role(b"kubernetes.time.x"), role(Place::Moves, None));
         assert_eq!(names.role(b"time"), role(Place::Stays, Some(4)));
         assert_eq!(names.role(b"time.x"), Role::PLAIN);
-        assert_eq!(Role::of_mark(crate::parse::json::UNMARKED), None);
+        assert_eq!(Role::of_mark(json::UNMARKED), None);
     }
 }

@@ -13,6 +13,7 @@
 //! that, `application.time` of the application's could meet a `time` that moved.
 
 use std::collections::BTreeMap;
+use std::hint::cold_path;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{decimal, escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::Lane;
-use crate::parse::json::{self, JOB_ID_BYTES, Kind, Member, Scan, ValueType};
+use crate::parse::json::{self, JOB_ID_BYTES, Kind, Listing, Member, Scan, ValueType};
 use crate::parse::time::{self, LastSecond};
 use crate::parse::walk::Members;
 use crate::pipeline::batch::Framing;
@@ -164,17 +165,23 @@ impl Template {
     }
 
     /// What the document is made from: a line is looked into, with what is found in `scratch`; `None`
-    /// for [`Content::Text`].
+    /// for [`Content::Text`]. For [`Self::append`] it need not list all members.
     #[inline(always)]
-    pub fn kind(&self, content: Content<'_>, scratch: &mut Scratch) -> Option<Kind> {
+    pub fn kind(
+        &self,
+        content: Content<'_>,
+        listing: Listing,
+        scratch: &mut Scratch,
+    ) -> Option<Kind> {
         match content {
-            Content::Line(line) => Some(self.scan(line, scratch)),
+            Content::Line(line) => Some(self.scan(line, listing, scratch)),
             Content::Text(_) => None,
         }
     }
 
     /// Appends the item for one record, of whose `content` this is the [kind](Self::kind), found with
     /// this `scratch`. The body may hold anything before it.
+    #[inline(always)]
     pub fn append(
         &self,
         facts: &LineFacts<'_>,
@@ -188,8 +195,14 @@ impl Template {
         body.reserve(line.len() + self.overhead_bytes);
         let document = match kind {
             Some(Kind::Object) => self.write_object(facts, line, scratch, body),
-            Some(Kind::Unusual) => self.write_unusual(facts, line, scratch, body),
-            Some(Kind::Text(_)) | None => self.write_text(facts, line, scratch, body),
+            Some(Kind::Unusual) => {
+                let facts = *facts;
+                self.write_unusual(&facts, line, scratch, body)
+            }
+            Some(Kind::Text(_)) | None => {
+                let facts = *facts;
+                self.write_text(&facts, line, scratch, body)
+            }
         };
         let end = body.len();
         body.push(b'\n');
@@ -197,25 +210,30 @@ impl Template {
     }
 
     #[inline(always)]
-    fn scan(&self, line: &[u8], scratch: &mut Scratch) -> Kind {
+    fn scan(&self, line: &[u8], listing: Listing, scratch: &mut Scratch) -> Kind {
         if !scratch.marked_by.as_ref().is_some_and(|names| Arc::ptr_eq(names, &self.names)) {
+            cold_path();
             scratch.scan.unmark_all();
             scratch.marked_by = Some(Arc::clone(&self.names));
         }
-        json::scan(line, &mut scratch.scan)
+        json::scan(line, listing, &mut scratch.scan)
     }
 
     /// What is known of the fields of the document that is made from `line`, of whose content this is
-    /// the [kind](Self::kind), found with this `scratch`.
+    /// the [kind](Self::kind), found with this `scratch`: nothing unless [all](Listing::All) members were
+    /// listed.
     pub fn fields<'a>(kind: Option<Kind>, line: &'a [u8], scratch: &'a Scratch) -> Fields<'a> {
         Fields(match kind {
-            Some(Kind::Object) => Known::Line(line, &scratch.scan.members),
-            Some(Kind::Unusual) => Known::Nothing,
+            Some(Kind::Object) if scratch.scan.lists_all() => {
+                Known::Line(line, &scratch.scan.members)
+            }
+            Some(Kind::Object | Kind::Unusual) => Known::Nothing,
             Some(Kind::Text(_)) | None => Known::Text,
         })
     }
 
     /// The slow road: the same object in another form, and on with it.
+    #[cold]
     fn write_unusual(
         &self,
         facts: &LineFacts<'_>,
@@ -235,6 +253,7 @@ impl Template {
         document
     }
 
+    #[inline(never)]
     fn write_text(
         &self,
         facts: &LineFacts<'_>,
@@ -249,6 +268,7 @@ impl Template {
         document
     }
 
+    #[inline(always)]
     fn write_object(
         &self,
         facts: &LineFacts<'_>,
@@ -271,30 +291,27 @@ impl Template {
         edits.clear();
         let mut candidates = Candidates::default();
         for i in 0..scan.members.len() {
-            let member = &scan.members[i];
-            if member.mark == Role::PLAIN_MARK {
-                continue;
-            }
+            let member = scan.members[i];
             let role = match Role::of_mark(member.mark) {
                 Some(role) => role,
-                None => self.mark(line, *member, scan),
+                None => self.mark(line, member, scan),
             };
             if let Some(rank) = role.time_rank {
                 candidates.note(rank, i);
             }
             match role.place {
                 Place::Stays => {}
-                Place::Moves => edits.push(Edit::Move(scan.members[i].key().start)),
+                Place::Moves => edits.push(Edit::Move(member.key().start)),
                 Place::OwnTime => edits.push(Edit::OwnTime(i)),
-                Place::Log if self.log_stays(line, scan.members[i]) => {}
-                Place::Log => edits.push(Edit::Move(scan.members[i].key().start)),
+                Place::Log if self.log_stays(line, member) => {}
+                Place::Log => edits.push(Edit::Move(member.key().start)),
             }
         }
         candidates.decide(line, &scan.members, second)
     }
 
     /// Looks up what a member's name means, and notes that for lines to come.
-    #[inline(never)]
+    #[cold]
     fn mark(&self, line: &[u8], member: Member, scan: &mut Scan) -> Role {
         let role = self.names.role(line.get(member.key()).unwrap_or_default());
         scan.mark(member, role.mark());
@@ -330,7 +347,10 @@ impl Template {
             stamp: stamp_text,
             job: job.unwrap_or_default(),
             beside_job: match job {
-                Some(id) if !self.jobs.is_empty() => self.beside_job(id),
+                Some(id) if !self.jobs.is_empty() => {
+                    cold_path();
+                    self.beside_job(id)
+                }
                 _ => b"",
             },
             tag: facts.tag,
@@ -339,6 +359,7 @@ impl Template {
         let document = leads[facts.lane.index()].write(&filling, body);
         decimal::write(facts.id.start, body);
         if let Some(length) = facts.original_length {
+            cold_path();
             body.extend_from_slice(b",\"log.truncated\":true,\"log.original_length\":");
             decimal::write(length, body);
         }
@@ -394,11 +415,12 @@ fn write_stamp(stamp: &Stamp, facts: &LineFacts<'_>, line: &[u8], body: &mut Vec
 }
 
 /// The application's members behind a comma, edited; nothing where there are none.
+#[inline(always)]
 fn write_members(line: &[u8], scan: &Scan, edits: &[Edit], own: OwnMember, body: &mut Vec<u8>) {
     let mut from = scan.inner.start;
     let end = scan.inner.end;
-    let only_own = scan.members.len() == 1 && own == OwnMember::Goes;
-    if from == end || only_own {
+    let only_own = |member: &Member| member.key().start - 1 == from && member.value().end == end;
+    if from == end || own == OwnMember::Goes && scan.members.first().is_some_and(only_own) {
         return;
     }
     body.push(b',');
@@ -418,7 +440,8 @@ fn write_members(line: &[u8], scan: &Scan, edits: &[Edit], own: OwnMember, body:
                     from = at;
                 }
                 OwnMember::Goes => {
-                    let gap = gap(&scan.members, i);
+                    let Some(member) = scan.members.get(i) else { continue };
+                    let gap = gap(line, &scan.inner, member);
                     body.extend_from_slice(line.get(from..gap.start).unwrap_or_default());
                     from = gap.end;
                 }
@@ -428,15 +451,18 @@ fn write_members(line: &[u8], scan: &Scan, edits: &[Edit], own: OwnMember, body:
     body.extend_from_slice(line.get(from..end).unwrap_or_default());
 }
 
-/// The bytes of one of several members with the comma that goes with it.
-fn gap(members: &[Member], i: usize) -> Range<usize> {
-    let quote = |member: &Member| member.key().start - 1;
-    let before = i.checked_sub(1).and_then(|before| members.get(before));
-    match (before, members.get(i), members.get(i + 1)) {
-        (_, Some(member), Some(next)) => quote(member)..quote(next),
-        (Some(before), Some(member), None) => before.value().end..member.value().end,
-        _ => 0..0,
+/// The bytes of one of several members, which stand at `inner` of the line, with the comma that goes
+/// with it.
+fn gap(line: &[u8], inner: &Range<usize>, member: &Member) -> Range<usize> {
+    let (quote, end) = (member.key().start - 1, member.value().end);
+    let behind = line.get(end..inner.end).unwrap_or_default();
+    if let Some(next) = behind.iter().position(|&byte| byte == b'"') {
+        return quote..end + next;
     }
+    // The last one: the comma before it goes, with the white space around that.
+    let before = line.get(inner.start..quote).unwrap_or_default().trim_ascii_end();
+    let before = before.strip_suffix(b",").unwrap_or(before).trim_ascii_end();
+    inner.start + before.len()..end
 }
 
 fn escaped(text: &str) -> String {

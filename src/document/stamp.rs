@@ -5,6 +5,7 @@
 //! stands in its place in another form, and moves to `application.@timestamp` where it says
 //! something else or nothing readable. Pure; the grammar of times is [`crate::parse::time`]'s.
 
+use std::hint::cold_path;
 use std::ops::Range;
 
 use crate::parse::json::{Member, ValueType};
@@ -48,12 +49,14 @@ enum Reading {
 
 impl Candidates {
     /// The first of a rank counts; the fast road sees no second.
+    #[inline(always)]
     pub(super) fn note(&mut self, rank: u8, member: usize) {
         if let Some(place @ None) = self.0.get_mut(usize::from(rank)) {
             *place = Some(member);
         }
     }
 
+    #[inline(always)]
     pub(super) fn decide(
         &self,
         line: &[u8],
@@ -76,6 +79,7 @@ impl Candidates {
     }
 }
 
+#[inline(always)]
 fn read(line: &[u8], member: &Member, second: &mut LastSecond) -> Option<Reading> {
     let value = line.get(member.value())?;
     match member.value_type {
@@ -84,15 +88,20 @@ fn read(line: &[u8], member: &Member, second: &mut LastSecond) -> Option<Reading
             if time::is_canonical(text, second) {
                 return Some(Reading::Canonical);
             }
+            cold_path();
             time::parse(text).map(Reading::Ns)
         }
-        ValueType::Number => time::parse_number(value).map(Reading::Ns),
+        ValueType::Number => {
+            cold_path();
+            time::parse_number(value).map(Reading::Ns)
+        }
         ValueType::Object => instant(value).map(Reading::Ns),
         ValueType::Array | ValueType::Literal => None,
     }
 }
 
 /// log4j2's `Instant` as JsonLayout writes it.
+#[cold]
 fn instant(object: &[u8]) -> Option<i64> {
     let member = |name: &[u8]| Members::new(object).find(|(key, _)| *key == name);
     let (_, seconds) = member(b"epochSecond")?;

@@ -11,6 +11,7 @@ use crate::config::pipeline::Filter;
 use crate::document::splice::tests::{facts, parts};
 use crate::document::tree::tests::documents;
 use crate::document::{Content, LineFacts, Parts, Scratch, Template};
+use crate::parse::json::Listing;
 use crate::pipeline::batch::Framing;
 
 const ACTION: &[u8] = b"{\"create\":{}}\n";
@@ -354,7 +355,7 @@ fn with_and_without_fields(
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
     let (Content::Line(line) | Content::Text(line)) = content;
-    let kind = template.kind(content, &mut scratch);
+    let kind = template.kind(content, Listing::All, &mut scratch);
     let appended = template.append(&facts, content, kind, &mut scratch, &mut body);
     body.truncate(appended.document.end);
     let fields = Template::fields(kind, line, &scratch);

@@ -29,6 +29,7 @@ pub fn parse<'a>(line: &'a [u8], last: &mut LastSecond) -> Result<Line<'a>, Malf
 }
 
 /// Several tags, or one with nothing behind it. The first is `P` or `F`.
+#[cold]
 fn tags(rest: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
     let (tag, content) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());

@@ -15,11 +15,12 @@ mod known;
 mod search;
 mod string;
 
+use std::hint::cold_path;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-pub use known::UNMARKED;
 use known::{BEGINNING, Id, Key, KnownNames, Meaning, NOWHERE};
+pub use known::{PLAIN, UNMARKED};
 use search::first_unusual;
 pub use search::{Pass, Search, Task, each_special, with_best};
 use string::{string, unusual_string};
@@ -108,8 +109,12 @@ impl Member {
 pub struct Scan {
     /// From the first member's quote to the last member's end; empty for `{}`.
     pub inner: Range<usize>,
-    /// In the order of the line.
+    /// Those that were asked for, in the order of the line.
     pub members: Vec<Member>,
+    /// How many there are in all.
+    count: usize,
+    /// A name has to be compared with others, and not all of them are listed.
+    lacks_names: bool,
     /// The [hex digits](JOB_ID_BYTES) of `flink-job-id`, where there is one: the first at the top level,
     /// there with `_` in front, or in `mdc`, `contextMap` or `logging.googleapis.com/labels`.
     pub job_id: Option<Range<usize>>,
@@ -124,8 +129,14 @@ pub struct Scan {
 impl Scan {
     /// Marks the name of `member`: lines to come have `mark` beside it, so that what a name means
     /// to the caller need not be found out for each of them. A name may lose its mark at any time.
+    /// [`u8::MAX`] is no mark.
     pub fn mark(&mut self, member: Member, mark: u8) {
         self.known.mark(member.known, mark);
+    }
+
+    /// Whether each member is among [`Self::members`].
+    pub fn lists_all(&self) -> bool {
+        self.members.len() == self.count
     }
 
     /// Takes all marks away.
@@ -149,32 +160,59 @@ struct Name {
     end: u32,
 }
 
+/// Which members are listed in [`Scan::members`]: to write down each of a line is a tenth of the work
+/// of checking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    All,
+    /// Those that are not marked as [`PLAIN`].
+    NotPlain,
+}
+
+impl Listing {
+    /// The mark of what is not listed; for [`Self::All`] one that no name has.
+    #[inline(always)]
+    fn passed_over(self) -> u8 {
+        match self {
+            Self::All => u8::MAX,
+            Self::NotPlain => PLAIN,
+        }
+    }
+}
+
 /// Reads a line and fills `out`, whose content means something for [`Kind::Object`] only.
 #[inline]
-pub fn scan(line: &[u8], out: &mut Scan) -> Kind {
-    scan_limited(line, out, MAX_MEMBERS)
+pub fn scan(line: &[u8], listing: Listing, out: &mut Scan) -> Kind {
+    scan_limited(line, listing, out, MAX_MEMBERS)
 }
 
 /// The same for the text that the slow road made: any number of members, and what would be
 /// unusual in a line (escapes in names) is in order.
 pub fn scan_rewritten(text: &[u8], out: &mut Scan) -> Kind {
-    match scan_limited(text, out, usize::MAX) {
+    match scan_limited(text, Listing::All, out, usize::MAX) {
         Kind::Unusual => Kind::Object,
         kind => kind,
     }
 }
 
-fn scan_limited(line: &[u8], out: &mut Scan, max_members: usize) -> Kind {
+#[inline]
+fn scan_limited(line: &[u8], listing: Listing, out: &mut Scan, max_members: usize) -> Kind {
     out.reset();
     // Positions in the tables are 32 bits wide; `logs.max_line` is far below.
     if u32::try_from(line.len()).is_err() {
         return Kind::Text(Reason::Invalid);
     }
-    with_best(ScanLine { line, out, max_members })
+    let kind = with_best(ScanLine { line, listing, out, max_members });
+    if out.lacks_names {
+        cold_path();
+        return scan_limited(line, Listing::All, out, max_members);
+    }
+    kind
 }
 
 struct ScanLine<'l, 's> {
     line: &'l [u8],
+    listing: Listing,
     out: &'s mut Scan,
     max_members: usize,
 }
@@ -184,9 +222,10 @@ impl Task for ScanLine<'_, '_> {
 
     #[inline(always)]
     fn run<S: Search>(self) -> Kind {
-        let Self { line, out, max_members } = self;
+        let Self { line, listing, out, max_members } = self;
         let search = PhantomData::<S>;
-        let mut cursor = Cursor { line, pos: 0, unusual: false, is_ascii: true, out, search };
+        let mut cursor =
+            Cursor { line, pos: 0, unusual: false, is_ascii: true, listing, out, search };
         cursor.skip_space();
         if cursor.peek() != b'{' {
             return Kind::Text(Reason::NotObject);
@@ -194,7 +233,7 @@ impl Task for ScanLine<'_, '_> {
         if let Err(reason) = cursor.document() {
             return Kind::Text(reason);
         }
-        let unusual = cursor.unusual || cursor.out.members.len() > max_members;
+        let unusual = cursor.unusual || cursor.out.count > max_members;
         if !cursor.is_ascii && simdutf8::basic::from_utf8(line).is_err() {
             return Kind::Text(Reason::NotUtf8);
         }
@@ -206,6 +245,8 @@ impl Scan {
     fn reset(&mut self) {
         self.inner = 0..0;
         self.members.clear();
+        self.count = 0;
+        self.lacks_names = false;
         self.known.make_room();
         self.open.clear();
         self.names.clear();
@@ -226,6 +267,7 @@ struct Cursor<'l, 's, S> {
     /// All strings up to here are, but for names that were guessed and are UTF-8. Other than ASCII has
     /// no place outside of strings.
     is_ascii: bool,
+    listing: Listing,
     out: &'s mut Scan,
     search: PhantomData<S>,
 }
@@ -282,8 +324,9 @@ impl<S: Search> Cursor<'_, '_, S> {
     fn usual_members(&mut self, before: &mut Id) -> bool {
         let line = self.line;
         let byte = |at| line.get(at).copied().unwrap_or(0);
-        let Scan { known: names, members, job_id, .. } = &mut *self.out;
-        let (mut start, mut last) = (self.pos, names.at(*before));
+        let Scan { known: names, members, count, job_id, .. } = &mut *self.out;
+        let passed_over = self.listing.passed_over();
+        let (mut start, mut last, mut seen) = (self.pos, names.at(*before), *count);
         let is_behind = loop {
             let Some(rest) = line.get(start..) else { break false };
             let Some(known) = names.guess(last, rest) else { break false };
@@ -292,6 +335,7 @@ impl<S: Search> Cursor<'_, '_, S> {
                 b'"' => {
                     let mut end = first_unusual::<S>(line, value_start + 1);
                     if byte(end) != b'"' {
+                        cold_path();
                         let string = unusual_string::<S>(line, end);
                         end = string.end;
                         if byte(end) != b'"' {
@@ -319,15 +363,19 @@ impl<S: Search> Cursor<'_, '_, S> {
             } else if known.key.meaning == Meaning::Again {
                 self.unusual = true;
             }
-            members.push(Member {
-                key_start: narrow(start + 1),
-                key_end: narrow(value_start - 2),
-                value_start: narrow(value_start),
-                value_end: narrow(value_end),
-                value_type,
-                mark: known.key.mark,
-                known: known.key.place,
-            });
+            seen += 1;
+            if known.key.mark != passed_over {
+                cold_path();
+                members.push(Member {
+                    key_start: narrow(start + 1),
+                    key_end: narrow(value_start - 2),
+                    value_start: narrow(value_start),
+                    value_end: narrow(value_end),
+                    value_type,
+                    mark: known.key.mark,
+                    known: known.key.place,
+                });
+            }
             last = known;
             start = value_end;
             if byte(value_end) != b',' {
@@ -336,6 +384,7 @@ impl<S: Search> Cursor<'_, '_, S> {
             start += 1;
         };
         *before = last.key.place;
+        *count = seen;
         self.pos = start;
         if !is_behind {
             self.skip_space();
@@ -374,15 +423,18 @@ impl<S: Search> Cursor<'_, '_, S> {
             }
             _ => self.scalar()?,
         };
-        self.out.members.push(Member {
-            key_start: narrow(key_start),
-            key_end: narrow(key_end),
-            value_start: narrow(value_start),
-            value_end: narrow(self.pos),
-            value_type,
-            mark: key.mark,
-            known: key.place,
-        });
+        self.out.count += 1;
+        if key.mark != self.listing.passed_over() {
+            self.out.members.push(Member {
+                key_start: narrow(key_start),
+                key_end: narrow(key_end),
+                value_start: narrow(value_start),
+                value_end: narrow(self.pos),
+                value_type,
+                mark: key.mark,
+                known: key.place,
+            });
+        }
         if key.meaning == Meaning::Job {
             note_job(&mut self.out.job_id, self.line, value_start..self.pos);
         }
@@ -601,6 +653,7 @@ impl<S: Search> Cursor<'_, '_, S> {
     #[cold]
     fn compare_top(&mut self, key: Range<usize>) {
         let members = &self.out.members;
+        self.out.lacks_names |= members.len() < self.out.count;
         let name = self.line.get(key);
         self.unusual |= members.len() >= MAX_COMPARED
             || members.iter().any(|member| self.line.get(member.key()) == name);

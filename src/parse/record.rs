@@ -254,54 +254,60 @@ impl Joiner {
         Self { join_several, line_bytes_max, lanes, spare: None }
     }
 
-    /// Takes the raw line that stands at `place`; `emit` gets at most two records.
+    /// Takes the raw line that stands at `place`. `emit` gets what it ends; the record of a line that
+    /// stands for itself, which comes after that, is lent to the caller.
     ///
     /// `missing` says how many bytes of content the caller has left out at the line's end.
     #[inline(always)]
-    pub fn accept(
+    #[must_use = "a record that nobody ships is lost"]
+    pub fn accept<'l>(
         &mut self,
-        line: &Line<'_>,
+        line: &Line<'l>,
         missing: u64,
         place: &Range<Position>,
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
-    ) {
+    ) -> Option<Record<'l>> {
         let Range { start, end } = *place;
         let limit = self.line_bytes_max;
         let state = &mut self.lanes[line.lane.index()];
         if let Some(mut partial) = state.partial.take() {
-            partial.append(line, missing, end, limit, long);
+            let piece = *line;
+            partial.append(&piece, missing, end, limit, long);
             if line.partial {
                 state.partial = Some(partial);
             } else {
                 self.complete_open(line.lane, partial, long, emit);
             }
-            return;
+            return None;
         }
         let logical = Logical::lent(line, missing, start, end, limit);
         if line.partial {
-            state.partial = Some(Open::begin(&logical, self.spare.take(), long));
+            let piece = logical;
+            state.partial = Some(Open::begin(&piece, self.spare.take(), long));
+            None
         } else {
-            self.complete(line.lane, logical, long, emit);
+            self.complete(line.lane, logical, long, emit)
         }
     }
 
     /// Takes a complete logical line. By value, as what it calls does: what stands for itself then
     /// goes through registers.
     #[inline(always)]
-    fn complete(
+    fn complete<'l>(
         &mut self,
         lane: Lane,
-        line: Logical<'_>,
+        line: Logical<'l>,
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
-    ) {
+    ) -> Option<Record<'l>> {
         if self.stands_alone(line.content) {
             self.close(lane, long, emit);
-            emit(line.record(lane, 1));
-            return;
+            return Some(line.record(lane, 1));
         }
-        self.join(lane, line, long, emit);
+        let joined = line;
+        self.join(lane, &joined, long, emit);
+        None
     }
 
     /// The same for one that was put together. What begins a record of several goes on in the buffer
@@ -333,15 +339,15 @@ impl Joiner {
     fn join(
         &mut self,
         lane: Lane,
-        line: Logical<'_>,
+        line: &Logical<'_>,
         long: &mut LongBuffers,
         emit: &mut impl FnMut(Record<'_>),
     ) {
-        if self.goes_on(lane, &line, long) {
+        if self.goes_on(lane, line, long) {
             return;
         }
         self.close(lane, long, emit);
-        let open = Open::begin(&line, self.spare.take(), long);
+        let open = Open::begin(line, self.spare.take(), long);
         self.begin_several(lane, open);
     }
 

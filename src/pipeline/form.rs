@@ -4,6 +4,7 @@
 //! that a record ends as one document, as a line that a filter dropped, or as a blank one, and is
 //! counted as such. Does not read, join or seal.
 
+use std::hint::cold_path;
 use std::sync::Arc;
 
 use super::in_hand::Plain;
@@ -15,7 +16,7 @@ use crate::document::id::{self, Id, IdHash};
 use crate::document::splice::{Appended, Content, LineFacts, Template};
 use crate::enrich::metadata::agent_names;
 use crate::filter::Verdict;
-use crate::parse::json::Kind;
+use crate::parse::json::{Kind, Listing};
 use crate::parse::record::Record;
 use crate::tail::PartId;
 
@@ -38,9 +39,11 @@ impl Naming {
         let (start, end) = (record.start.part, record.end.part);
         let Self { id_scope, name, last } = self;
         if last.is_some_and(|(first, last, _)| (first, last) != (start, end)) {
+            cold_path();
             *last = None;
         }
         let (.., hash) = last.get_or_insert_with(|| {
+            cold_path();
             let plain = |part: PartId| (part.first_time_ns, part.hash);
             let later = (end != start).then(|| plain(end));
             (start, end, id::hash(id_scope, name, plain(start), later))
@@ -65,10 +68,18 @@ pub struct Form {
 }
 
 impl Form {
+    /// The same as [`Self::ship`] in one place of the program, for records that were put together.
+    #[inline(never)]
+    pub fn ship_joined(&mut self, shipping: &mut Shipping<'_>, record: &Record<'_>) {
+        self.ship(shipping, record);
+    }
+
     /// Writes the record's document into the open batch, unless it is blank or a filter drops it.
+    #[inline(always)]
     pub fn ship(&mut self, shipping: &mut Shipping<'_>, record: &Record<'_>) {
         let Shipping { batch, filters, scratch, .. } = shipping;
         if record.is_blank() {
+            cold_path();
             batch.tally.lines_filtered += 1;
             return;
         }
@@ -86,14 +97,21 @@ impl Form {
         };
         let content = match record.lines {
             1 if !self.plain.has(record) => Content::Line(record.content),
-            _ => Content::Text(record.content),
+            _ => {
+                cold_path();
+                Content::Text(record.content)
+            }
         };
-        let kind = self.template.kind(content, scratch);
+        let listing = if filters.is_empty() { Listing::NotPlain } else { Listing::All };
+        let kind = self.template.kind(content, listing, scratch);
         if filters.is_empty() {
             self.template.append(&facts, content, kind, scratch, &mut batch.body);
-        } else if filter(&self.template, &facts, content, kind, shipping) == Verdict::Dropped {
-            shipping.batch.tally.lines_filtered += u64::from(record.lines);
-            return;
+        } else {
+            let lent = facts;
+            if filter(&self.template, &lent, content, kind, shipping) == Verdict::Dropped {
+                shipping.batch.tally.lines_filtered += u64::from(record.lines);
+                return;
+            }
         }
         let Shipping { name, batch, .. } = shipping;
         batch.add(name, record.lines, record.time_ns);
@@ -102,6 +120,7 @@ impl Form {
 }
 
 /// Writes a document as filters leave it, unless one of them drops it.
+#[inline(never)]
 fn filter(
     template: &Template,
     facts: &LineFacts<'_>,

@@ -214,11 +214,15 @@ impl OpenBatch {
     ///
     /// `alone` says that the pipeline holds nothing else that could be given back: then a batch
     /// without documents gets its room past the limit, for it could never be had otherwise.
+    #[inline(always)]
     pub fn has_room(&mut self, more: usize, alone: bool) -> bool {
         let wanted = self.held_bytes() + more;
-        if wanted <= self.permit.bytes() {
-            return true;
-        }
+        wanted <= self.permit.bytes() || self.makes_room(wanted, alone)
+    }
+
+    /// [`Self::has_room`] where the permit has to grow to `wanted` bytes.
+    #[cold]
+    fn makes_room(&mut self, wanted: usize, alone: bool) -> bool {
         let is_permitted = self.permit.try_grow_to(wanted.next_multiple_of(STEP_BYTES))
             || self.permit.try_grow_to(wanted);
         if !is_permitted {
@@ -247,6 +251,7 @@ impl OpenBatch {
     }
 
     /// Adds the document that was written to the end of the body.
+    #[inline(always)]
     pub fn add(&mut self, stream: &Arc<StreamName>, lines: u32, time_ns: i64) {
         let index = match self.streams.last() {
             Some(last) if Arc::ptr_eq(last, stream) => self.streams.len() - 1,
@@ -259,6 +264,7 @@ impl OpenBatch {
             Some(self.tally.oldest_ns.map_or(time_ns, |oldest| oldest.min(time_ns)));
     }
 
+    #[cold]
     fn index_of(&mut self, stream: &Arc<StreamName>) -> usize {
         let known = self.streams.iter().position(|known| Arc::ptr_eq(known, stream));
         known.unwrap_or_else(|| {
@@ -268,12 +274,14 @@ impl OpenBatch {
     }
 
     /// Compresses what is staged, if that is worth the call.
+    #[inline(always)]
     pub fn settle(&mut self) {
         if self.shape.gzip && self.body.len() >= STAGING_BYTES {
             self.compress();
         }
     }
 
+    #[cold]
     fn compress(&mut self) {
         let gzip =
             self.gzip.get_or_insert_with(|| self.spares.lock().gzip.take().unwrap_or_default());

@@ -17,6 +17,7 @@ mod long_line;
 mod unwritten;
 
 use std::collections::BTreeMap;
+use std::hint::cold_path;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -100,6 +101,19 @@ pub struct Desk<'a> {
     pub alone: bool,
     /// A logical line is cut beyond this.
     pub line_bytes_max: usize,
+}
+
+/// A raw line of a part.
+#[derive(Debug, Clone)]
+struct RawLine<'a> {
+    /// Without its line feed.
+    bytes: &'a [u8],
+    /// How many of them were left out, at the end.
+    missing: u64,
+    format: LineFormat,
+    part: PartId,
+    /// Where it stands in the part, its line feed included.
+    place: Range<u64>,
 }
 
 /// Cuts that the wall clock wants.
@@ -256,7 +270,8 @@ impl Reader {
             let Self { joiner, form, .. } = self;
             for cut in &cuts {
                 if joiner.waiting(cut.lane).is_some_and(|(at, _)| at == cut.at) {
-                    let mut emit = |record: Record<'_>| form.ship(&mut desk.shipping, &record);
+                    let mut emit =
+                        |record: Record<'_>| form.ship_joined(&mut desk.shipping, &record);
                     joiner.close(cut.lane, desk.long, &mut emit);
                 }
             }
@@ -451,10 +466,12 @@ impl Reader {
         for newline in memchr::memchr_iter(b'\n', chunk) {
             stopped = self.has_no_place(newline - used, desk);
             if stopped.is_some() {
+                cold_path();
                 break;
             }
             let place = base + used as u64..base + newline as u64 + 1;
-            self.raw_line(&chunk[used..newline], 0, format, part, place, desk);
+            let bytes = &chunk[used..newline];
+            self.raw_line(&RawLine { bytes, missing: 0, format, part, place }, desk);
             used = newline + 1;
         }
         let rest = &chunk[used..];
@@ -487,65 +504,55 @@ impl Reader {
         (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
-    /// Takes one raw line without its line feed, which stands at `place` in `part`. `missing` of its
-    /// bytes were left out.
-    fn raw_line(
-        &mut self,
-        raw: &[u8],
-        missing: u64,
-        format: LineFormat,
-        part: PartId,
-        place: Range<u64>,
-        desk: &mut Desk<'_>,
-    ) {
-        let Desk { frames, long, shipping, .. } = desk;
-        match parse::cri_line(format, raw, frames) {
-            Some(line) => self.line(&line, missing, part, place, long, shipping),
-            None => self.unusual_line(raw, missing, format, part, place, desk),
+    /// Takes a raw line where it is the only one.
+    #[inline(never)]
+    fn single_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
+        self.raw_line(raw, desk);
+    }
+
+    /// Takes a raw line. All that nearly every line goes through is inlined from here on, down to the
+    /// document, so that what is known of the line stays in registers. What is lent to a function that
+    /// is not inlined has to be in memory, and from where it is made: on the seldom ways off that road
+    /// a copy is lent, here and in what follows.
+    #[inline(always)]
+    fn raw_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
+        match parse::cri_line(raw.format, raw.bytes, desk.frames) {
+            Some(line) => self.line(&line, raw, desk.long, &mut desk.shipping),
+            None => self.unusual_line(&raw.clone(), desk),
         }
     }
 
     /// The same for a line of docker's, and for one that no runtime can have written.
-    #[inline(never)]
-    fn unusual_line(
-        &mut self,
-        raw: &[u8],
-        missing: u64,
-        format: LineFormat,
-        part: PartId,
-        place: Range<u64>,
-        desk: &mut Desk<'_>,
-    ) {
+    #[cold]
+    fn unusual_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
         let Desk { frames, long, shipping, .. } = desk;
         let mut time_text = Vec::new();
-        let line = match parse::line(format, raw, frames) {
+        let line = match parse::line(raw.format, raw.bytes, frames) {
             Ok(line) => line,
-            Err(_) if unwritten::begins(raw) => {
-                return self.line_behind_unwritten(raw, missing, format, part, place, desk);
+            Err(_) if unwritten::begins(raw.bytes) => {
+                return self.line_behind_unwritten(raw, desk);
             }
             Err(why) => {
                 metrics::counter!("splashdam_malformed_lines_total", "cause" => why.as_str())
                     .increment(1);
-                malformed(raw, part, &mut time_text)
+                malformed(raw.bytes, raw.part, &mut time_text)
             }
         };
-        self.line(&line, missing, part, place, long, shipping);
+        self.line(&line, raw, long, shipping);
     }
 
-    /// Takes a line that was taken apart.
+    /// Takes what `raw` was found to be.
     #[inline(always)]
     fn line(
         &mut self,
         line: &Line<'_>,
-        missing: u64,
-        part: PartId,
-        place: Range<u64>,
+        raw: &RawLine<'_>,
         long: &mut LongBuffers,
         shipping: &mut Shipping<'_>,
     ) {
-        let place = at(part, place.start)..at(part, place.end);
+        let place = at(raw.part, raw.place.start)..at(raw.part, raw.place.end);
         if place.start >= self.safe[line.lane.index()] && self.is_wanted(line) {
-            self.logical(line, missing, &place, long, shipping);
+            self.logical(line, raw.missing, &place, long, shipping);
         }
         self.cursor = place.end;
     }
@@ -569,13 +576,17 @@ impl Reader {
         shipping: &mut Shipping<'_>,
     ) {
         let Self { joiner, form, cuts, .. } = self;
-        let mut emit = |record: Record<'_>| form.ship(shipping, &record);
+        let mut emit = |record: Record<'_>| form.ship_joined(shipping, &record);
         if let Some((at, _)) = joiner.waiting(line.lane)
             && cuts.contains(&Cut { lane: line.lane, at })
         {
+            cold_path();
             joiner.close(line.lane, long, &mut emit);
         }
-        joiner.accept(line, missing, place, long, &mut emit);
+        let own = joiner.accept(line, missing, place, long, &mut emit);
+        if let Some(record) = own {
+            form.ship(shipping, &record);
+        }
     }
 
     /// Everything that is there of `part` was taken, apart from `tail`, which has no line feed.
@@ -642,7 +653,7 @@ impl Reader {
         }
         if !self.complete {
             let Self { joiner, form, .. } = self;
-            let mut emit = |record: Record<'_>| form.ship(&mut desk.shipping, &record);
+            let mut emit = |record: Record<'_>| form.ship_joined(&mut desk.shipping, &record);
             joiner.finish(desk.long, &mut emit);
             self.complete = true;
             self.source = None;

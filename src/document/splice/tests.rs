@@ -62,7 +62,7 @@ fn append(
     scratch: &mut Scratch,
     body: &mut Vec<u8>,
 ) -> Appended {
-    let kind = template.kind(content, scratch);
+    let kind = template.kind(content, Listing::NotPlain, scratch);
     template.append(facts, content, kind, scratch, body)
 }
 
@@ -431,7 +431,7 @@ fn expected_name(name: &str, agent: &[&str], value: &Unique) -> String {
 }
 
 fn is_text(line: &[u8]) -> bool {
-    matches!(json::scan(line, &mut Scan::default()), Kind::Text(_))
+    matches!(json::scan(line, Listing::All, &mut Scan::default()), Kind::Text(_))
 }
 
 /// Every member of the application's is in the document, and the agent's are.

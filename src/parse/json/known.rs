@@ -7,6 +7,8 @@
 //! guesses: what is guessed wrong or not at all costs time and changes no result. Bounded, and
 //! forgotten when it is full.
 
+use std::hint::cold_path;
+
 /// Places in the table; a power of two, so that every [`Id`] has one.
 const PLACES: usize = 128;
 
@@ -30,6 +32,9 @@ pub(super) const NOWHERE: Id = 127;
 
 /// What a name is marked with before anybody has marked it.
 pub const UNMARKED: u8 = 0;
+
+/// The mark of a name with which there is nothing to be done.
+pub const PLAIN: u8 = 1;
 
 /// What a name says of its value, or of its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +206,7 @@ impl KnownNames {
         if first.begins(line) {
             return Some(first);
         }
+        cold_path();
         let second = self.at(before.next[1]);
         second.begins(line).then_some(second)
     }

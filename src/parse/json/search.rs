@@ -9,6 +9,8 @@
 //! One of two files of the program with `unsafe` in them. What it buys, on captured lines of the ECS
 //! layout (`cargo bench --bench json`): `benches/README.md`, "What was tried".
 
+use std::hint::cold_path;
+
 /// Finds the bytes that mean something inside a JSON string: quotes, backslashes, control characters.
 pub trait Search {
     /// Looks at some bytes of `text` from `from` on, which is before its end: a bit for each special
@@ -28,6 +30,7 @@ pub(super) fn first_unusual<S: Search>(text: &[u8], mut from: usize) -> usize {
         if found != 0 {
             return from + found.trailing_zeros() as usize;
         }
+        cold_path();
         from = end;
     }
     from

@@ -19,7 +19,7 @@ fn lines() -> Vec<&'static [u8]> {
 
 fn read(line: &[u8]) -> (Kind, Scan) {
     let mut out = Scan::default();
-    let kind = scan(line, &mut out);
+    let kind = scan(line, Listing::All, &mut out);
     (kind, out)
 }
 
@@ -256,7 +256,7 @@ fn behind_a_name_too_long_to_be_known_none_is() {
     let line = format!(r#"{{"first":1,"{long}":1,"a":1,"{long}y":1,"b":1}}"#);
     let mut used = Scan::default();
     let marks = |used: &mut Scan| -> Vec<u8> {
-        assert_eq!(scan(line.as_bytes(), used), Kind::Object);
+        assert_eq!(scan(line.as_bytes(), Listing::All, used), Kind::Object);
         used.members.iter().map(|member| member.mark).collect()
     };
     assert_eq!(marks(&mut used), [UNMARKED; 5]);
@@ -268,7 +268,7 @@ fn behind_a_name_too_long_to_be_known_none_is() {
 
 /// What was found in a line, for comparisons.
 fn found(line: &[u8], out: &mut Scan) -> Found {
-    let kind = scan(line, out);
+    let kind = scan(line, Listing::All, out);
     let member = |member: &Member| (member.key(), member.value(), member.value_type);
     match kind {
         Kind::Object => {
@@ -316,7 +316,7 @@ proptest! {
         // The second time with what is known of all lines.
         for line in lines.iter().chain(&lines) {
             let is_utf8 = std::str::from_utf8(line).is_ok();
-            let kind = scan(line, &mut used);
+            let kind = scan(line, Listing::All, &mut used);
             prop_assert_eq!(kind == Kind::Text(Reason::NotUtf8), !is_utf8, "{:?}", kind);
             prop_assert_eq!(matches!(kind, Kind::Object | Kind::Unusual), is_utf8, "{:?}", kind);
         }
@@ -348,7 +348,7 @@ proptest! {
         let mut used = Scan::default();
         let mut any = false;
         for (i, line) in lines.iter().enumerate() {
-            scan(line.as_bytes(), &mut used);
+            scan(line.as_bytes(), Listing::All, &mut used);
             let fresh = i == 0 || i == unmark;
             for member in used.members.clone() {
                 let mark = mark_of(&line.as_bytes()[member.key()]);
@@ -363,6 +363,40 @@ proptest! {
         prop_assert!(any || lines.len() < 3, "each line has a z, which is guessed the second time");
     }
 
+    /// What is left out is plain, and nothing else is otherwise: also where a name stands twice, some
+    /// are too long to be known, and more are there than can be.
+    #[test]
+    fn plain_members_may_be_left_out(
+        lines in prop::collection::vec(
+            r#"\{"z":1(,"(a|b|c|[a-c]{64}|[a-z]{2})":(1|"x"|\{\}|"\\u0041")){0,9}\}"#,
+            1..12,
+        ),
+    ) {
+        let is_plain = |name: &[u8]| !name.starts_with(b"b");
+        let (mut all, mut some) = (Scan::default(), Scan::default());
+        let (mut left_out, mut any_unknown) = (0, false);
+        for line in lines.iter().map(String::as_bytes) {
+            let kinds = [scan(line, Listing::All, &mut all), scan(line, Listing::NotPlain, &mut some)];
+            prop_assert_eq!(kinds[0], kinds[1]);
+            prop_assert_eq!(&all.inner, &some.inner);
+            prop_assert_eq!((all.lists_all(), all.count), (true, some.count));
+            let place = |member: &Member| (member.key(), member.value(), member.value_type);
+            let mut rest = some.members.iter().map(place).peekable();
+            for member in &all.members {
+                any_unknown |= member.key().len() > 60;
+                if rest.next_if_eq(&place(member)).is_none() {
+                    prop_assert!(is_plain(&line[member.key()]));
+                    left_out += 1;
+                }
+            }
+            prop_assert_eq!(rest.next(), None);
+            for member in some.members.clone() {
+                some.mark(member, if is_plain(&line[member.key()]) { PLAIN } else { 2 });
+            }
+        }
+        prop_assert!(left_out > 0 || any_unknown || lines.len() < 3, "each line has a plain z");
+    }
+
     /// More names than are known at once, over lines and in one.
     #[test]
     fn too_many_names_change_nothing(
@@ -373,7 +407,7 @@ proptest! {
             let members: Vec<_> = names.iter().map(|name| format!("\"name{name}\":1")).collect();
             let line = format!("{{{}}}", members.join(","));
             let twice = names.iter().collect::<std::collections::HashSet<_>>().len() < names.len();
-            let kind = scan(line.as_bytes(), &mut used);
+            let kind = scan(line.as_bytes(), Listing::All, &mut used);
             prop_assert_eq!(kind, if twice { Kind::Unusual } else { Kind::Object });
             prop_assert_eq!(found(line.as_bytes(), &mut used), found(line.as_bytes(), &mut Scan::default()));
         }

@@ -66,8 +66,10 @@ fn feed(
         if place(index) < safe[raw.lane.index()] {
             continue;
         }
+        let (line, place) = (raw.line(), place(index)..place(index + 1));
         let mut emit = |record: Record<'_>| records.push(seen(&record));
-        joiner.accept(&raw.line(), 0, &(place(index)..place(index + 1)), &mut long, &mut emit);
+        let own = joiner.accept(&line, 0, &place, &mut long, &mut emit);
+        records.extend(own.as_ref().map(seen));
     }
     records
 }
@@ -132,7 +134,8 @@ fn long_records_are_put_together_in_buffers_of_others() {
         let frames = Lane::BOTH.map(|lane| Raw { lane, ..out(&frame(lane), 0) });
         for raw in heads.iter().chain((0..100).flat_map(|_| &frames)) {
             let mut emit = |record: Record<'_>| records.push(seen(&record).content);
-            joiner.accept(&raw.line(), 0, &(place(0)..place(1)), &mut long, &mut emit);
+            let own = joiner.accept(&raw.line(), 0, &(place(0)..place(1)), &mut long, &mut emit);
+            assert_eq!(own, None, "each line belongs to a trace");
         }
         // The first round left one for each.
         assert_eq!(long.take(100 * frame(Lane::Stdout).len()), None, "round {round}");

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{CHUNK_BYTES, Desk, Reader, Turn, at};
+use super::{CHUNK_BYTES, Desk, RawLine, Reader, Turn, at};
 use crate::config::agent::LineFormat;
 use crate::tail::PartId;
 use crate::tail::identity::written_bytes;
@@ -75,8 +75,8 @@ impl Reader {
             return self.end_of_long_line(part, format, &raw, long, desk);
         }
         self.long_line = None;
-        let place = long.start..end + 1;
-        self.raw_line(&raw, length - kept as u64, format, part, place, desk);
+        let (missing, place) = (length - kept as u64, long.start..end + 1);
+        self.single_line(&RawLine { bytes: &raw, missing, format, part, place }, desk);
         self.count_read(desk);
         Ok(Turn::More)
     }

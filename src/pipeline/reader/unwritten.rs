@@ -10,12 +10,10 @@
 //! Sources: XFS FAQ, "Why do I see binary NULLS in some files after recovery when I unplugged the
 //! power?"; Linux `Documentation/admin-guide/ext4.rst`, `data=writeback` and `auto_da_alloc`.
 
-use std::ops::Range;
-
-use super::{Desk, Reader, at};
+use super::{Desk, RawLine, Reader, at};
 use crate::config::agent::LineFormat;
+use crate::tail::Position;
 use crate::tail::identity::written_bytes;
-use crate::tail::{PartId, Position};
 use crate::telemetry::throttle;
 
 /// Whether `raw` begins with what was never written.
@@ -25,22 +23,16 @@ pub(super) fn begins(raw: &[u8]) -> bool {
 
 impl Reader {
     /// Takes a raw line that begins with what was never written.
-    pub(super) fn line_behind_unwritten(
-        &mut self,
-        raw: &[u8],
-        missing: u64,
-        format: LineFormat,
-        part: PartId,
-        place: Range<u64>,
-        desk: &mut Desk<'_>,
-    ) {
-        let unwritten = raw.iter().take_while(|byte| **byte == 0).count();
-        if unwritten == raw.len() {
-            return self.pass_over_unwritten(at(part, place.end), desk);
+    pub(super) fn line_behind_unwritten(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
+        let RawLine { bytes, missing, format, part, .. } = *raw;
+        let unwritten = bytes.iter().take_while(|byte| **byte == 0).count();
+        if unwritten == bytes.len() {
+            return self.pass_over_unwritten(at(part, raw.place.end), desk);
         }
-        let begins = place.start + unwritten as u64;
+        let begins = raw.place.start + unwritten as u64;
         self.pass_over_unwritten(at(part, begins), desk);
-        self.raw_line(&raw[unwritten..], missing, format, part, begins..place.end, desk);
+        let (bytes, place) = (&bytes[unwritten..], begins..raw.place.end);
+        self.single_line(&RawLine { bytes, missing, format, part, place }, desk);
     }
 
     /// Takes the last line of a part, which has no line feed and goes from the cursor to `end`.
@@ -62,8 +54,8 @@ impl Reader {
         };
         if written > 0 {
             let behind = self.cursor.offset + written as u64 + missing;
-            let place = self.cursor.offset..behind + 1;
-            self.raw_line(&raw[..written], missing, format, end.part, place, desk);
+            let (bytes, place) = (&raw[..written], self.cursor.offset..behind + 1);
+            self.single_line(&RawLine { bytes, missing, format, part: end.part, place }, desk);
             self.cursor = at(end.part, behind);
         }
         self.count_read(desk);
