@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use splashdam::parse::json::{Listing, Scan, scan};
+use splashdam::parse::json::{Scan, scan};
 
 const LAYOUTS: [(&str, &[u8]); 3] = [
     ("ecs", include_bytes!("../tests/fixtures/lines/ecs.log")),
@@ -19,7 +19,7 @@ fn json(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         let mut out = Scan::default();
         measure(&mut group, "scan", &lines, |line| {
-            black_box(scan(line, Listing::All, &mut out));
+            black_box(scan(line, &mut out));
         });
         measure(&mut group, "serde_json ignored", &lines, |line| {
             black_box(serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok());

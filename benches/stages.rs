@@ -14,7 +14,6 @@ use splashdam::config::agent::LineFormat;
 use splashdam::config::pipeline::DocumentForm;
 use splashdam::document::id::{self, Id};
 use splashdam::document::splice::{Content, LineFacts, Scratch};
-use splashdam::parse::json::Listing;
 use splashdam::parse::record::{Joiner, LongBuffers};
 use splashdam::parse::time::LastSecond;
 use splashdam::parse::{self, FrameScratch, Lane, starts_like_json, time};
@@ -155,7 +154,7 @@ fn splice(c: &mut Criterion) {
                     body.clear();
                     for line in &lines {
                         let content = Content::Line(black_box(line));
-                        let kind = template.kind(content, Listing::NotPlain, &mut scratch);
+                        let kind = template.kind(content, &mut scratch);
                         template.append(&facts, content, kind, &mut scratch, &mut body);
                     }
                     body.len()

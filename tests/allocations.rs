@@ -18,7 +18,7 @@ use road::{Road, cri};
 use serde_json::json;
 use splashdam::config::pipeline::DocumentForm;
 use splashdam::parse;
-use splashdam::parse::json::{Kind, Listing, Scan, scan};
+use splashdam::parse::json::{Kind, Scan, scan};
 use splashdam::parse::time::LastSecond;
 use splashdam::pipeline::reader::Turn;
 
@@ -49,7 +49,7 @@ const PER_BATCH_MAX: u64 = 20;
 fn json_lines(capture: &[u8]) -> Vec<&[u8]> {
     let mut out = Scan::default();
     let lines = capture.split(|byte| *byte == b'\n').filter(|line| line.len() <= PIECE_BYTES);
-    lines.filter(|line| scan(line, Listing::All, &mut out) == Kind::Object).collect()
+    lines.filter(|line| scan(line, &mut out) == Kind::Object).collect()
 }
 
 /// `cri` as Docker writes the same lines.

@@ -155,7 +155,7 @@ pub(crate) fn stream_name(number: usize) -> StreamName {
 }
 
 fn names(form: DocumentForm) -> Names {
-    Names::new(form, agent_names(form), Some("@timestamp"))
+    Names::new(form, agent_names(form), Some("@timestamp"), [])
 }
 
 /// What is the same for all documents of `name`, in a date-named index.

@@ -5,11 +5,11 @@
 
 use serde::de::IgnoredAny;
 use splashdam::document::tree::Tree;
-use splashdam::parse::json::{Kind, Listing, Reason, Scan, scan, scan_rewritten};
+use splashdam::parse::json::{Kind, Reason, Scan, scan, scan_rewritten};
 
 libfuzzer_sys::fuzz_target!(|line: &[u8]| {
     let mut found = Scan::default();
-    let kind = scan(line, Listing::All, &mut found);
+    let kind = scan(line, &mut found);
     let begins = line.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let is_object = begins && serde_json::from_slice::<IgnoredAny>(line).is_ok();
     match kind {

@@ -13,14 +13,15 @@ use crate::parse::json::{Member, ValueType};
 #[derive(Debug)]
 pub struct Field {
     path: String,
-    /// The path [means](Names::role) nothing more than it says.
+    /// The path [means](Names::role) nothing more than it says, and members that it may lead to are
+    /// listed.
     is_plain: bool,
 }
 
 impl Field {
     /// The field of this path, where `names` are those of the documents.
     pub fn new(path: &str, names: &Names) -> Self {
-        Self { path: path.to_owned(), is_plain: names.role(path.as_bytes()) == Role::PLAIN }
+        Self { path: path.to_owned(), is_plain: names.role(path.as_bytes()) == Role::ASKED }
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) enum Known<'a> {
     /// Beside the agent's there is only `message`.
     Text,
     /// Beside the agent's there are the members of this line, which have their names in the
-    /// document unless those [mean](Names::role) more.
+    /// document unless those [mean](Names::role) more. All are listed that a filter asks for.
     Line(&'a [u8], &'a [Member]),
 }
 

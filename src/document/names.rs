@@ -41,6 +41,10 @@ const METADATA_FIELDS: [&str; 21] = [
     "_version",
 ];
 
+/// Names that filters ask for, at most: every rule has to have a number of a byte. Any other field is
+/// looked for in the document.
+const ASKED_MAX: usize = 64;
+
 /// What becomes of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -59,11 +63,15 @@ pub(super) struct Role {
     pub(super) place: Place,
     /// When the member is tried for the time; `None` for never.
     pub(super) time_rank: Option<u8>,
+    /// A filter asks for it, or for something within it.
+    pub(super) asked: bool,
 }
 
 impl Role {
     /// The application's own affair.
-    pub(super) const PLAIN: Self = Self { place: Place::Stays, time_rank: None };
+    pub(super) const PLAIN: Self = Self { place: Place::Stays, time_rank: None, asked: false };
+    /// The same, but a filter wants to know of it.
+    pub(super) const ASKED: Self = Self { asked: true, ..Self::PLAIN };
 
     /// [`json::PLAIN`] for that, and never [`json::UNMARKED`].
     pub(super) const fn mark(self) -> u8 {
@@ -77,7 +85,7 @@ impl Role {
             Some(rank) => rank + 1,
             None => 0,
         };
-        rank << 3 | place
+        (self.asked as u8) << 6 | rank << 3 | place
     }
 
     /// What was marked so; `None` for no mark.
@@ -89,7 +97,8 @@ impl Role {
             4 => Place::Log,
             _ => return None,
         };
-        Some(Self { place, time_rank: (mark >> 3).checked_sub(1) })
+        let time_rank = (mark >> 3 & 7).checked_sub(1);
+        Some(Self { place, time_rank, asked: mark >> 6 & 1 == 1 })
     }
 }
 
@@ -117,11 +126,13 @@ struct Rule {
 
 impl Names {
     /// `agent` are the first segments of the names that are the agent's in this form, `json_time` is
-    /// the top-level field that is tried first for the time.
-    pub fn new(
+    /// the top-level field that is tried first for the time, `asked` are the fields that filters ask
+    /// for, of which a few dozen get this far.
+    pub fn new<'a>(
         form: DocumentForm,
         agent: &'static [&'static str],
         json_time: Option<&str>,
+        asked: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let log: &[&str] = match form {
             DocumentForm::Fluentd => &["offset", "original_length", "truncated"],
@@ -134,14 +145,20 @@ impl Names {
             let rank = first_rank + time_fields.iter().position(|field| *field == name)?;
             u8::try_from(rank).ok()
         };
+        let asked: BTreeSet<&str> = asked.into_iter().flat_map(ways).take(ASKED_MAX).collect();
         let in_log = log.iter().map(|name| format!("log.{name}"));
         let rule = |name: &str| Rule {
             text: name.as_bytes().into(),
-            role: Role { place: place(agent, log, name), time_rank: rank(name) },
+            role: Role {
+                place: place(agent, log, name),
+                time_rank: rank(name),
+                asked: asked.contains(name),
+            },
             with_rest: place(agent, log, &format!("{name}.x")),
         };
         let names: BTreeSet<String> = (agent.iter().chain(&METADATA_FIELDS).chain(&["log"]))
             .chain(&time_fields)
+            .chain(&asked)
             .map(|name| (*name).to_owned())
             .chain(in_log)
             .collect();
@@ -178,6 +195,12 @@ impl Names {
     }
 }
 
+/// A field's path, and the names of the objects that it may be in.
+fn ways(path: &str) -> impl Iterator<Item = &str> {
+    let dots = path.match_indices('.').map(|(dot, _)| dot);
+    dots.chain([path.len()]).filter_map(|end| path.get(..end))
+}
+
 /// What becomes of a member of this name, where these are the agent's and those in `log`.
 fn place(agent: &[&str], log: &[&str], name: &str) -> Place {
     let (first, rest) = match name.split_once('.') {
@@ -207,7 +230,7 @@ mod tests {
     use super::*;
 
     fn check(form: DocumentForm, name: &str, expected: Place) {
-        let names = Names::new(form, &["kubernetes", "stream", "time"], Some("zeit"));
+        let names = Names::new(form, &["kubernetes", "stream", "time"], Some("zeit"), []);
         let role = names.role(name.as_bytes());
         assert_eq!(role.place, expected, "{name}");
         assert_eq!(Role::of_mark(role.mark()), Some(role), "{name}");
@@ -249,19 +272,46 @@ mod tests {
 
     #[test]
     fn time_fields_in_their_order() {
-        let names = Names::new(DocumentForm::Ecs, &[], Some("zeit"));
+        let names = Names::new(DocumentForm::Ecs, &[], Some("zeit"), []);
         let ranks = ["zeit", "@timestamp", "timestamp", "instant", "time", "ts", "date"]
             .map(|name| names.role(name.as_bytes()).time_rank);
         assert_eq!(ranks, [Some(0), Some(1), Some(2), Some(3), Some(4), Some(5), None]);
-        let without = Names::new(DocumentForm::Ecs, &[], None);
+        let without = Names::new(DocumentForm::Ecs, &[], None, []);
         assert_eq!(without.role(b"@timestamp").time_rank, Some(1));
+    }
+
+    #[test]
+    fn what_filters_ask_for_is_not_plain() {
+        let names =
+            Names::new(DocumentForm::Ecs, &["stream"], None, ["a.b.c", "log.level", "time"]);
+        for (name, expected) in [
+            ("a", Role::ASKED),
+            ("a.b", Role::ASKED),
+            ("a.b.c", Role::ASKED),
+            ("a.b.c.d", Role::PLAIN),
+            ("b", Role::PLAIN),
+            ("log.level", Role::ASKED),
+            ("log", Role { place: Place::Log, ..Role::ASKED }),
+            ("time", Role { time_rank: Some(4), ..Role::ASKED }),
+        ] {
+            let role = names.role(name.as_bytes());
+            assert_eq!(role, expected, "{name}");
+            assert_eq!(Role::of_mark(role.mark()), Some(role), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_fields_may_be_asked_for() {
+        let fields: Vec<String> = (0..1000).map(|n| format!("field{n}.x")).collect();
+        let names = Names::new(DocumentForm::Ecs, &[], None, fields.iter().map(String::as_str));
+        assert_eq!([names.role(b"field0"), names.role(b"field999")], [Role::ASKED, Role::PLAIN]);
     }
 
     #[test]
     fn a_name_means_what_its_segments_and_the_pipeline_say() {
         let time = Some("kubernetes.time");
-        let names = Names::new(DocumentForm::Fluentd, &["kubernetes", "stream"], time);
-        let role = |place, time_rank| Role { place, time_rank };
+        let names = Names::new(DocumentForm::Fluentd, &["kubernetes", "stream"], time, []);
+        let role = |place, time_rank| Role { place, time_rank, asked: false };
         assert_eq!(names.role(b"kubernetes.time"), role(Place::Moves, Some(0)));
         assert_eq!(names.role(b"kubernetes.time.x"), role(Place::Moves, None));
         assert_eq!(names.role(b"time"), role(Place::Stays, Some(4)));

@@ -25,7 +25,7 @@ use super::stamp::{Candidates, OwnMember, Stamp};
 use super::{decimal, escape, rewrite};
 use crate::config::pipeline::{DocumentForm, IndexName};
 use crate::parse::Lane;
-use crate::parse::json::{self, JOB_ID_BYTES, Kind, Listing, Member, Scan, ValueType};
+use crate::parse::json::{self, JOB_ID_BYTES, Kind, Member, Scan, ValueType};
 use crate::parse::time::{self, LastSecond};
 use crate::parse::walk::Members;
 use crate::pipeline::batch::Framing;
@@ -165,16 +165,11 @@ impl Template {
     }
 
     /// What the document is made from: a line is looked into, with what is found in `scratch`; `None`
-    /// for [`Content::Text`]. For [`Self::append`] it need not list all members.
+    /// for [`Content::Text`].
     #[inline(always)]
-    pub fn kind(
-        &self,
-        content: Content<'_>,
-        listing: Listing,
-        scratch: &mut Scratch,
-    ) -> Option<Kind> {
+    pub fn kind(&self, content: Content<'_>, scratch: &mut Scratch) -> Option<Kind> {
         match content {
-            Content::Line(line) => Some(self.scan(line, listing, scratch)),
+            Content::Line(line) => Some(self.scan(line, scratch)),
             Content::Text(_) => None,
         }
     }
@@ -210,24 +205,21 @@ impl Template {
     }
 
     #[inline(always)]
-    fn scan(&self, line: &[u8], listing: Listing, scratch: &mut Scratch) -> Kind {
+    fn scan(&self, line: &[u8], scratch: &mut Scratch) -> Kind {
         if !scratch.marked_by.as_ref().is_some_and(|names| Arc::ptr_eq(names, &self.names)) {
             cold_path();
             scratch.scan.unmark_all();
             scratch.marked_by = Some(Arc::clone(&self.names));
         }
-        json::scan(line, listing, &mut scratch.scan)
+        json::scan(line, &mut scratch.scan)
     }
 
     /// What is known of the fields of the document that is made from `line`, of whose content this is
-    /// the [kind](Self::kind), found with this `scratch`: nothing unless [all](Listing::All) members were
-    /// listed.
+    /// the [kind](Self::kind), found with this `scratch`.
     pub fn fields<'a>(kind: Option<Kind>, line: &'a [u8], scratch: &'a Scratch) -> Fields<'a> {
         Fields(match kind {
-            Some(Kind::Object) if scratch.scan.lists_all() => {
-                Known::Line(line, &scratch.scan.members)
-            }
-            Some(Kind::Object | Kind::Unusual) => Known::Nothing,
+            Some(Kind::Object) => Known::Line(line, &scratch.scan.members),
+            Some(Kind::Unusual) => Known::Nothing,
             Some(Kind::Text(_)) | None => Known::Text,
         })
     }

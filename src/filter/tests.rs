@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -8,10 +9,9 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::config::pipeline::DocumentForm;
 use crate::config::pipeline::Filter;
-use crate::document::splice::tests::{facts, parts};
+use crate::document::splice::tests::{facts, names, parts};
 use crate::document::tree::tests::documents;
 use crate::document::{Content, LineFacts, Parts, Scratch, Template};
-use crate::parse::json::Listing;
 use crate::pipeline::batch::Framing;
 
 const ACTION: &[u8] = b"{\"create\":{}}\n";
@@ -348,16 +348,22 @@ fn with_and_without_fields(
     content: Content<'_>,
     form: DocumentForm,
 ) -> [Option<String>; 2] {
-    let parts =
-        Parts { head: br#""kubernetes":{"a":{"b":"x"}}"#, framing: Framing::Lines, ..parts(form) };
+    let names = Arc::new(names(form, filters.iter().flat_map(Filter::fields)));
+    let head = br#""kubernetes":{"a":{"b":"x"}}"#;
+    let parts = Parts { head, names: &names, framing: Framing::Lines, ..parts(form) };
     let template = Template::new(parts);
     let facts = LineFacts { original_length: Some(7), ..facts() };
     let mut scratch = Scratch::default();
     let mut body = Vec::new();
     let (Content::Line(line) | Content::Text(line)) = content;
-    let kind = template.kind(content, Listing::All, &mut scratch);
-    let appended = template.append(&facts, content, kind, &mut scratch, &mut body);
-    body.truncate(appended.document.end);
+    // From the second time on what its names mean is known, and members that mean nothing are left out.
+    let mut kind = None;
+    for _ in 0..3 {
+        body.clear();
+        kind = template.kind(content, &mut scratch);
+        let appended = template.append(&facts, content, kind, &mut scratch, &mut body);
+        body.truncate(appended.document.end);
+    }
     let fields = Template::fields(kind, line, &scratch);
     [fields, Fields::UNKNOWN].map(|fields| {
         let mut body = body.clone();
@@ -391,6 +397,12 @@ proptest! {
         let names: Vec<&String> = value.as_object().into_iter().flat_map(Map::keys).collect();
         if let Some(own) = own.filter(|_| !names.is_empty()) {
             own.get(&names).as_str().clone_into(&mut paths[0]);
+        }
+        let mut within = value.as_object().into_iter().flatten().filter_map(|(name, value)| {
+            Some(format!("{name}.{}", value.as_object()?.keys().next()?))
+        });
+        if let Some(path) = within.next().filter(|_| own.is_some()) {
+            paths[1] = path;
         }
         let mut line = value.to_string();
         if line.len() > 2 {

@@ -109,7 +109,8 @@ impl Member {
 pub struct Scan {
     /// From the first member's quote to the last member's end; empty for `{}`.
     pub inner: Range<usize>,
-    /// Those that were asked for, in the order of the line.
+    /// In the order of the line, without those whose name is marked as [`PLAIN`]: to write down each is
+    /// a tenth of the work of checking a line. Some of them may be there.
     pub members: Vec<Member>,
     /// How many there are in all.
     count: usize,
@@ -134,11 +135,6 @@ impl Scan {
         self.known.mark(member.known, mark);
     }
 
-    /// Whether each member is among [`Self::members`].
-    pub fn lists_all(&self) -> bool {
-        self.members.len() == self.count
-    }
-
     /// Takes all marks away.
     pub fn unmark_all(&mut self) {
         self.known.unmark_all();
@@ -160,10 +156,9 @@ struct Name {
     end: u32,
 }
 
-/// Which members are listed in [`Scan::members`]: to write down each of a line is a tenth of the work
-/// of checking it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
+/// Which members are listed in [`Scan::members`].
+#[derive(Debug, Clone, Copy)]
+enum Listing {
     All,
     /// Those that are not marked as [`PLAIN`].
     NotPlain,
@@ -182,14 +177,14 @@ impl Listing {
 
 /// Reads a line and fills `out`, whose content means something for [`Kind::Object`] only.
 #[inline]
-pub fn scan(line: &[u8], listing: Listing, out: &mut Scan) -> Kind {
-    scan_limited(line, listing, out, MAX_MEMBERS)
+pub fn scan(line: &[u8], out: &mut Scan) -> Kind {
+    scan_limited(line, Listing::NotPlain, out, MAX_MEMBERS)
 }
 
 /// The same for the text that the slow road made: any number of members, and what would be
 /// unusual in a line (escapes in names) is in order.
 pub fn scan_rewritten(text: &[u8], out: &mut Scan) -> Kind {
-    match scan_limited(text, Listing::All, out, usize::MAX) {
+    match scan_limited(text, Listing::NotPlain, out, usize::MAX) {
         Kind::Unusual => Kind::Object,
         kind => kind,
     }

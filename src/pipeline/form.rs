@@ -10,13 +10,14 @@ use std::sync::Arc;
 use super::in_hand::Plain;
 use super::reader::Shipping;
 use crate::config::Pipeline;
+use crate::config::pipeline::Filter;
 use crate::discover::StreamName;
 use crate::document::Names;
 use crate::document::id::{self, Id, IdHash};
 use crate::document::splice::{Appended, Content, LineFacts, Template};
 use crate::enrich::metadata::agent_names;
 use crate::filter::Verdict;
-use crate::parse::json::{Kind, Listing};
+use crate::parse::json::Kind;
 use crate::parse::record::Record;
 use crate::tail::PartId;
 
@@ -55,7 +56,8 @@ impl Naming {
 /// What names mean in the documents of `pipeline`; the same for all of its streams.
 pub fn names(pipeline: &Pipeline) -> Arc<Names> {
     let form = pipeline.output.document;
-    Arc::new(Names::new(form, agent_names(form), pipeline.parse.json_time.as_deref()))
+    let asked = pipeline.filters.iter().flat_map(Filter::fields);
+    Arc::new(Names::new(form, agent_names(form), pipeline.parse.json_time.as_deref(), asked))
 }
 
 /// How records become documents: what is the same for all of them.
@@ -102,8 +104,7 @@ impl Form {
                 Content::Text(record.content)
             }
         };
-        let listing = if filters.is_empty() { Listing::NotPlain } else { Listing::All };
-        let kind = self.template.kind(content, listing, scratch);
+        let kind = self.template.kind(content, scratch);
         if filters.is_empty() {
             self.template.append(&facts, content, kind, scratch, &mut batch.body);
         } else {

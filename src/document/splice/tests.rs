@@ -26,10 +26,20 @@ const TIME: &str = "2026-11-23T21:08:57.493127544Z";
 const TIME_NS: i64 = 1_795_468_137_493_127_544;
 
 static NAMES: LazyLock<[Arc<Names>; 3]> = LazyLock::new(|| {
-    let fluentd = |json_time| Arc::new(Names::new(DocumentForm::Fluentd, FLUENTD, json_time));
-    let ecs = Names::new(DocumentForm::Ecs, ECS, None);
-    [fluentd(None), Arc::new(ecs), fluentd(Some("zeit"))]
+    let with_time = Names::new(DocumentForm::Fluentd, FLUENTD, Some("zeit"), []);
+    let [fluentd, ecs] =
+        [DocumentForm::Fluentd, DocumentForm::Ecs].map(|form| Arc::new(names(form, [])));
+    [fluentd, ecs, Arc::new(with_time)]
 });
+
+/// Names of which filters ask for `asked`.
+pub(crate) fn names<'a>(form: DocumentForm, asked: impl IntoIterator<Item = &'a str>) -> Names {
+    let agent = match form {
+        DocumentForm::Fluentd => FLUENTD,
+        DocumentForm::Ecs => ECS,
+    };
+    Names::new(form, agent, None, asked)
+}
 static NO_JOBS: BTreeMap<String, Vec<u8>> = BTreeMap::new();
 
 pub(crate) fn parts(form: DocumentForm) -> Parts<'static> {
@@ -62,7 +72,7 @@ fn append(
     scratch: &mut Scratch,
     body: &mut Vec<u8>,
 ) -> Appended {
-    let kind = template.kind(content, Listing::NotPlain, scratch);
+    let kind = template.kind(content, scratch);
     template.append(facts, content, kind, scratch, body)
 }
 
@@ -431,7 +441,7 @@ fn expected_name(name: &str, agent: &[&str], value: &Unique) -> String {
 }
 
 fn is_text(line: &[u8]) -> bool {
-    matches!(json::scan(line, Listing::All, &mut Scan::default()), Kind::Text(_))
+    matches!(json::scan(line, &mut Scan::default()), Kind::Text(_))
 }
 
 /// Every member of the application's is in the document, and the agent's are.

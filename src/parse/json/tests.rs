@@ -19,7 +19,7 @@ fn lines() -> Vec<&'static [u8]> {
 
 fn read(line: &[u8]) -> (Kind, Scan) {
     let mut out = Scan::default();
-    let kind = scan(line, Listing::All, &mut out);
+    let kind = scan(line, &mut out);
     (kind, out)
 }
 
@@ -256,7 +256,7 @@ fn behind_a_name_too_long_to_be_known_none_is() {
     let line = format!(r#"{{"first":1,"{long}":1,"a":1,"{long}y":1,"b":1}}"#);
     let mut used = Scan::default();
     let marks = |used: &mut Scan| -> Vec<u8> {
-        assert_eq!(scan(line.as_bytes(), Listing::All, used), Kind::Object);
+        assert_eq!(scan(line.as_bytes(), used), Kind::Object);
         used.members.iter().map(|member| member.mark).collect()
     };
     assert_eq!(marks(&mut used), [UNMARKED; 5]);
@@ -268,7 +268,7 @@ fn behind_a_name_too_long_to_be_known_none_is() {
 
 /// What was found in a line, for comparisons.
 fn found(line: &[u8], out: &mut Scan) -> Found {
-    let kind = scan(line, Listing::All, out);
+    let kind = scan(line, out);
     let member = |member: &Member| (member.key(), member.value(), member.value_type);
     match kind {
         Kind::Object => {
@@ -316,7 +316,7 @@ proptest! {
         // The second time with what is known of all lines.
         for line in lines.iter().chain(&lines) {
             let is_utf8 = std::str::from_utf8(line).is_ok();
-            let kind = scan(line, Listing::All, &mut used);
+            let kind = scan(line, &mut used);
             prop_assert_eq!(kind == Kind::Text(Reason::NotUtf8), !is_utf8, "{:?}", kind);
             prop_assert_eq!(matches!(kind, Kind::Object | Kind::Unusual), is_utf8, "{:?}", kind);
         }
@@ -348,7 +348,7 @@ proptest! {
         let mut used = Scan::default();
         let mut any = false;
         for (i, line) in lines.iter().enumerate() {
-            scan(line.as_bytes(), Listing::All, &mut used);
+            scan(line.as_bytes(), &mut used);
             let fresh = i == 0 || i == unmark;
             for member in used.members.clone() {
                 let mark = mark_of(&line.as_bytes()[member.key()]);
@@ -376,10 +376,10 @@ proptest! {
         let (mut all, mut some) = (Scan::default(), Scan::default());
         let (mut left_out, mut any_unknown) = (0, false);
         for line in lines.iter().map(String::as_bytes) {
-            let kinds = [scan(line, Listing::All, &mut all), scan(line, Listing::NotPlain, &mut some)];
+            let kinds = [scan(line, &mut all), scan(line, &mut some)];
             prop_assert_eq!(kinds[0], kinds[1]);
             prop_assert_eq!(&all.inner, &some.inner);
-            prop_assert_eq!((all.lists_all(), all.count), (true, some.count));
+            prop_assert_eq!((all.members.len(), all.count), (all.count, some.count));
             let place = |member: &Member| (member.key(), member.value(), member.value_type);
             let mut rest = some.members.iter().map(place).peekable();
             for member in &all.members {
@@ -407,7 +407,7 @@ proptest! {
             let members: Vec<_> = names.iter().map(|name| format!("\"name{name}\":1")).collect();
             let line = format!("{{{}}}", members.join(","));
             let twice = names.iter().collect::<std::collections::HashSet<_>>().len() < names.len();
-            let kind = scan(line.as_bytes(), Listing::All, &mut used);
+            let kind = scan(line.as_bytes(), &mut used);
             prop_assert_eq!(kind, if twice { Kind::Unusual } else { Kind::Object });
             prop_assert_eq!(found(line.as_bytes(), &mut used), found(line.as_bytes(), &mut Scan::default()));
         }
