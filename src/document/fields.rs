@@ -13,15 +13,15 @@ use crate::parse::json::{Member, ValueType};
 #[derive(Debug)]
 pub struct Field {
     path: String,
-    /// The path [means](Names::role) nothing more than it says, and members that it may lead to are
-    /// listed.
-    is_plain: bool,
+    /// The path [means](Names::role) nothing more than it says, and a line's members that it may lead
+    /// to are listed.
+    is_listed: bool,
 }
 
 impl Field {
     /// The field of this path, where `names` are those of the documents.
     pub fn new(path: &str, names: &Names) -> Self {
-        Self { path: path.to_owned(), is_plain: names.role(path.as_bytes()) == Role::ASKED }
+        Self { path: path.to_owned(), is_listed: names.role(path.as_bytes()) == Role::ASKED }
     }
 }
 
@@ -43,7 +43,8 @@ pub(super) enum Known<'a> {
     /// Beside the agent's there is only `message`.
     Text,
     /// Beside the agent's there are the members of this line, which have their names in the
-    /// document unless those [mean](Names::role) more. All are listed that a filter asks for.
+    /// document unless those [mean](Names::role) more. Of the others there are only those that a
+    /// [listed](Field) field may lead to.
     Line(&'a [u8], &'a [Member]),
 }
 
@@ -64,7 +65,7 @@ impl<'a> Fields<'a> {
 
     /// Where `field` is, which was made with the names of these documents.
     pub fn find(&self, field: &Field) -> Found<'a> {
-        if !field.is_plain {
+        if !field.is_listed {
             return Found::Unknown;
         }
         match self.0 {

@@ -4,7 +4,9 @@
 //! first dotted segment is one of the agent's, or it says what the agent says in `log`. `log` as
 //! a whole belongs to the application (ECS has `log.level` and `log.logger` there), so that only
 //! single names in it are the agent's. Guarantees one table look-up for nearly every name, and a
-//! comparison or two for the rest. Expects names without escapes but for those that no name of the agent could have.
+//! comparison or two for the rest. Expects names without escapes but for those that no name of the
+//! agent could have; what filters ask for may be spelt otherwise, and a line of that is told to be
+//! unusual.
 
 use std::collections::BTreeSet;
 
@@ -41,8 +43,8 @@ const METADATA_FIELDS: [&str; 21] = [
     "_version",
 ];
 
-/// Names that filters ask for, at most: every rule has to have a number of a byte. Any other field is
-/// looked for in the document.
+/// Names that filters ask for, fields and the objects that they may be in, of which more are not
+/// marked: those fields are looked for in the document. A rule's number has to fit into a byte.
 const ASKED_MAX: usize = 64;
 
 /// What becomes of a member.
@@ -73,7 +75,8 @@ impl Role {
     /// The same, but a filter wants to know of it.
     pub(super) const ASKED: Self = Self { asked: true, ..Self::PLAIN };
 
-    /// [`json::PLAIN`] for that, and never [`json::UNMARKED`].
+    /// What a name of this role is marked with: [`json::PLAIN`] for [`Self::PLAIN`], and never
+    /// [`json::UNMARKED`].
     pub(super) const fn mark(self) -> u8 {
         let place = match self.place {
             Place::Stays => 1,
@@ -127,7 +130,7 @@ struct Rule {
 impl Names {
     /// `agent` are the first segments of the names that are the agent's in this form, `json_time` is
     /// the top-level field that is tried first for the time, `asked` are the fields that filters ask
-    /// for, of which a few dozen get this far.
+    /// for, of which [a few dozen](ASKED_MAX) are marked.
     pub fn new<'a>(
         form: DocumentForm,
         agent: &'static [&'static str],
@@ -145,20 +148,26 @@ impl Names {
             let rank = first_rank + time_fields.iter().position(|field| *field == name)?;
             u8::try_from(rank).ok()
         };
-        let asked: BTreeSet<&str> = asked.into_iter().flat_map(ways).take(ASKED_MAX).collect();
+        let mut marked = BTreeSet::new();
+        for path in asked {
+            // With all objects that it may be in, or not at all.
+            if marked.len() + ways(path).count() <= ASKED_MAX {
+                marked.extend(ways(path));
+            }
+        }
         let in_log = log.iter().map(|name| format!("log.{name}"));
         let rule = |name: &str| Rule {
             text: name.as_bytes().into(),
             role: Role {
                 place: place(agent, log, name),
                 time_rank: rank(name),
-                asked: asked.contains(name),
+                asked: marked.contains(name),
             },
             with_rest: place(agent, log, &format!("{name}.x")),
         };
         let names: BTreeSet<String> = (agent.iter().chain(&METADATA_FIELDS).chain(&["log"]))
             .chain(&time_fields)
-            .chain(&asked)
+            .chain(&marked)
             .map(|name| (*name).to_owned())
             .chain(in_log)
             .collect();
@@ -305,6 +314,14 @@ mod tests {
         let fields: Vec<String> = (0..1000).map(|n| format!("field{n}.x")).collect();
         let names = Names::new(DocumentForm::Ecs, &[], None, fields.iter().map(String::as_str));
         assert_eq!([names.role(b"field0"), names.role(b"field999")], [Role::ASKED, Role::PLAIN]);
+        // Those of one object take its place once, and none is there without it.
+        let fields: Vec<String> = (0..100).map(|n| format!("team.field{n}")).collect();
+        let names = Names::new(DocumentForm::Ecs, &[], None, fields.iter().map(String::as_str));
+        let last = [&b"team"[..], b"team.field61", b"team.field62"].map(|name| names.role(name));
+        assert_eq!(last, [Role::ASKED, Role::ASKED, Role::PLAIN]);
+        let deep = ["a"; 1000].join(".");
+        let names = Names::new(DocumentForm::Ecs, &[], None, [deep.as_str(), "b"]);
+        assert_eq!([names.role(b"a"), names.role(b"b")], [Role::PLAIN, Role::ASKED]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn read(line: &[u8], member: &Member, second: &mut LastSecond) -> Option<Reading
 }
 
 /// log4j2's `Instant` as JsonLayout writes it.
-#[cold]
+#[inline(never)]
 fn instant(object: &[u8]) -> Option<i64> {
     let member = |name: &[u8]| Members::new(object).find(|(key, _)| *key == name);
     let (_, seconds) = member(b"epochSecond")?;

@@ -358,7 +358,7 @@ fn with_and_without_fields(
     let (Content::Line(line) | Content::Text(line)) = content;
     // From the second time on what its names mean is known, and members that mean nothing are left out.
     let mut kind = None;
-    for _ in 0..3 {
+    for _ in 0..2 {
         body.clear();
         kind = template.kind(content, &mut scratch);
         let appended = template.append(&facts, content, kind, &mut scratch, &mut body);

@@ -1,8 +1,8 @@
 //! Reads an application's line once: is it a JSON object, and where do its members stand?
 //!
 //! Owns the check of a whole line against RFC 8259 (UTF-8, strings, escapes, numbers, nesting) and
-//! what is found on the way: the bytes between the outer braces, a table of the top-level members,
-//! and Flink's job id wherever a log4j2 layout puts it. Guarantees that a line called
+//! what is found on the way: the bytes between the outer braces, a table of those top-level members
+//! whose names the caller has not marked as plain, and Flink's job id wherever a log4j2 layout puts it. Guarantees that a line called
 //! [`Kind::Object`] is one object of at most [`MAX_DEPTH`] levels and [`MAX_MEMBERS`] top-level
 //! members, that no object in it has a name twice or a name with an escape, that every `\u`
 //! surrogate stands in a pair, and that no line break stands between its tokens, so that its bytes
@@ -130,8 +130,9 @@ pub struct Scan {
 impl Scan {
     /// Marks the name of `member`: lines to come have `mark` beside it, so that what a name means
     /// to the caller need not be found out for each of them. A name may lose its mark at any time.
-    /// [`u8::MAX`] is no mark.
+    /// `mark` must not be [`u8::MAX`].
     pub fn mark(&mut self, member: Member, mark: u8) {
+        debug_assert_ne!(mark, u8::MAX, "marks nothing");
         self.known.mark(member.known, mark);
     }
 
@@ -178,11 +179,16 @@ impl Listing {
 /// Reads a line and fills `out`, whose content means something for [`Kind::Object`] only.
 #[inline]
 pub fn scan(line: &[u8], out: &mut Scan) -> Kind {
-    scan_limited(line, Listing::NotPlain, out, MAX_MEMBERS)
+    let kind = scan_limited(line, Listing::NotPlain, out, MAX_MEMBERS);
+    if out.lacks_names && kind == Kind::Object {
+        cold_path();
+        return scan_limited(line, Listing::All, out, MAX_MEMBERS);
+    }
+    kind
 }
 
-/// The same for the text that the slow road made: any number of members, and what would be
-/// unusual in a line (escapes in names) is in order.
+/// The same for the text that the slow road made: any number of members, none of them twice, and what
+/// would be unusual in a line (escapes in names) is in order.
 pub fn scan_rewritten(text: &[u8], out: &mut Scan) -> Kind {
     match scan_limited(text, Listing::NotPlain, out, usize::MAX) {
         Kind::Unusual => Kind::Object,
@@ -197,12 +203,7 @@ fn scan_limited(line: &[u8], listing: Listing, out: &mut Scan, max_members: usiz
     if u32::try_from(line.len()).is_err() {
         return Kind::Text(Reason::Invalid);
     }
-    let kind = with_best(ScanLine { line, listing, out, max_members });
-    if out.lacks_names {
-        cold_path();
-        return scan_limited(line, Listing::All, out, max_members);
-    }
-    kind
+    with_best(ScanLine { line, listing, out, max_members })
 }
 
 struct ScanLine<'l, 's> {

@@ -111,7 +111,7 @@ fn after_second(rest: &[u8], seconds: i64) -> Option<(i64, usize)> {
     Some((ns, SECOND_BYTES + 11))
 }
 
-#[cold]
+#[inline(never)]
 fn any_prefix(bytes: &[u8], last: &mut LastSecond) -> Option<(i64, usize)> {
     let scanned = scan(bytes)?;
     if !scanned.plain || scanned.leap_second {

@@ -70,7 +70,7 @@ pub struct Form {
 }
 
 impl Form {
-    /// The same as [`Self::ship`] in one place of the program, for records that were put together.
+    /// [`Self::ship`] as a function of its own, for records that were put together.
     #[inline(never)]
     pub fn ship_joined(&mut self, shipping: &mut Shipping<'_>, record: &Record<'_>) {
         self.ship(shipping, record);

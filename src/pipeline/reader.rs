@@ -504,7 +504,7 @@ impl Reader {
         (!desk.shipping.batch.has_room(most, desk.alone)).then_some(Turn::NoRoom)
     }
 
-    /// Takes a raw line where it is the only one.
+    /// [`Self::raw_line`] as a function of its own, for the places that see few lines.
     #[inline(never)]
     fn single_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
         self.raw_line(raw, desk);
@@ -512,8 +512,8 @@ impl Reader {
 
     /// Takes a raw line. All that nearly every line goes through is inlined from here on, down to the
     /// document, so that what is known of the line stays in registers. What is lent to a function that
-    /// is not inlined has to be in memory, and from where it is made: on the seldom ways off that road
-    /// a copy is lent, here and in what follows.
+    /// is not inlined has to be in memory, from the moment that it is made: on the rare ways off that
+    /// road a copy is lent, here and in what follows.
     #[inline(always)]
     fn raw_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
         match parse::cri_line(raw.format, raw.bytes, desk.frames) {
@@ -523,7 +523,7 @@ impl Reader {
     }
 
     /// The same for a line of docker's, and for one that no runtime can have written.
-    #[cold]
+    #[inline(never)]
     fn unusual_line(&mut self, raw: &RawLine<'_>, desk: &mut Desk<'_>) {
         let Desk { frames, long, shipping, .. } = desk;
         let mut time_text = Vec::new();
