@@ -83,13 +83,13 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// The fields that it asks for or changes, by dotted name.
+    /// The fields that it looks for, by dotted name.
     pub fn fields(&self) -> Vec<&str> {
         match self {
             Self::Drop(condition) | Self::Keep(condition) => vec![&condition.field],
             Self::Add(members) => members.iter().map(|(field, _)| field.as_str()).collect(),
             Self::Remove(fields) => fields.iter().map(String::as_str).collect(),
-            Self::Rename { from, to } => vec![from, to],
+            Self::Rename { from, .. } => vec![from],
             Self::Redact { field, .. } | Self::Throttle { by: field, .. } => vec![field],
             Self::Sample { condition, .. } => {
                 condition.iter().map(|condition| condition.field.as_str()).collect()

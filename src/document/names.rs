@@ -5,12 +5,13 @@
 //! a whole belongs to the application (ECS has `log.level` and `log.logger` there), so that only
 //! single names in it are the agent's. Guarantees one table look-up for nearly every name, and a
 //! comparison or two for the rest. Expects names without escapes but for those that no name of the
-//! agent could have; what filters ask for may be spelt otherwise, and a line of that is told to be
-//! unusual.
+//! agent could have. A name that filters ask for may have one, but a line with it is unusual, and then
+//! nothing is known of its fields.
 
 use std::collections::BTreeSet;
 
 use super::stamp::TIME_FIELDS;
+use super::tree;
 use crate::config::pipeline::DocumentForm;
 use crate::parse::json;
 
@@ -151,8 +152,9 @@ impl Names {
         let mut marked = BTreeSet::new();
         for path in asked {
             // With all objects that it may be in, or not at all.
-            if marked.len() + ways(path).count() <= ASKED_MAX {
-                marked.extend(ways(path));
+            let names = tree::cuts(path).map(|(name, _)| name);
+            if marked.len() + names.clone().count() <= ASKED_MAX {
+                marked.extend(names);
             }
         }
         let in_log = log.iter().map(|name| format!("log.{name}"));
@@ -202,12 +204,6 @@ impl Names {
         let first = name.split(|&byte| byte == b'.').next().unwrap_or_default();
         self.log.iter().any(|other| other.as_bytes() == first)
     }
-}
-
-/// A field's path, and the names of the objects that it may be in.
-fn ways(path: &str) -> impl Iterator<Item = &str> {
-    let dots = path.match_indices('.').map(|(dot, _)| dot);
-    dots.chain([path.len()]).filter_map(|end| path.get(..end))
 }
 
 /// What becomes of a member of this name, where these are the agent's and those in `log`.

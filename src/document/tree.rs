@@ -159,7 +159,7 @@ impl From<&serde_json::Value> for Node<'_> {
 
 /// The ways to cut `path` into the name of a member and what is left below it, longest name
 /// first: `a.b.c` gives `a.b.c`, `a.b` with `c`, `a` with `b.c`.
-fn cuts(path: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+pub(super) fn cuts(path: &str) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
     let shorter = path.rmatch_indices('.').filter_map(|(dot, _)| {
         let (name, rest) = path.split_at_checked(dot)?;
         Some((name, Some(rest.strip_prefix('.')?)))

@@ -2,13 +2,14 @@
 //!
 //! Owns the check of a whole line against RFC 8259 (UTF-8, strings, escapes, numbers, nesting) and
 //! what is found on the way: the bytes between the outer braces, a table of those top-level members
-//! whose names the caller has not marked as plain, and Flink's job id wherever a log4j2 layout puts it. Guarantees that a line called
-//! [`Kind::Object`] is one object of at most [`MAX_DEPTH`] levels and [`MAX_MEMBERS`] top-level
-//! members, that no object in it has a name twice or a name with an escape, that every `\u`
-//! surrogate stands in a pair, and that no line break stands between its tokens, so that its bytes
-//! can be copied into a bulk body as they are. [`Kind::Unusual`] is valid JSON that lacks one of
-//! these and is rewritten first ([`crate::document`]). Everything else is text. Bad input never
-//! panics, nothing is allocated once the tables have grown, and the time is linear in the length.
+//! whose names the caller has not marked as plain, and Flink's job id wherever a log4j2 layout puts
+//! it. Guarantees that a line called [`Kind::Object`] is one object of at most [`MAX_DEPTH`] levels
+//! and [`MAX_MEMBERS`] top-level members, that no object in it has a name twice or a name with an
+//! escape, that every `\u` surrogate stands in a pair, and that no line break stands between its
+//! tokens, so that its bytes can be copied into a bulk body as they are. [`Kind::Unusual`] is valid
+//! JSON that lacks one of these and is rewritten first ([`crate::document`]). Everything else is
+//! text. Bad input never panics, nothing is allocated once the tables have grown, and the time is
+//! linear in the length.
 //! Does not look at times, names of the agent, or configuration.
 
 mod known;
