@@ -427,7 +427,7 @@ impl Running {
             self.begin_reload();
         }
         if let Some(file) = &mut self.pods_file {
-            file.reload_if_changed(Instant::now());
+            file.reload_if_changed();
         }
         let nothing_to_know = self.agent.kubernetes.source == PodSource::None;
         self.readiness.set(Condition::Pods, nothing_to_know || self.pods.in_sync());
@@ -538,7 +538,7 @@ fn start_source(agent: &Agent, pods: &Arc<PodStore>) -> (Option<PodsFile>, Optio
         }
         PodSource::File(path) => {
             let mut file = PodsFile::new(path.clone(), Arc::clone(pods));
-            file.reload_if_changed(Instant::now());
+            file.reload_if_changed();
             (Some(file), None)
         }
         PodSource::None => (None, None),

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -73,7 +73,7 @@ impl Pods {
             PodSource::None => {}
             PodSource::File(path) => {
                 let mut file = PodsFile::new(path.clone(), Arc::clone(&store));
-                file.reload_if_changed(Instant::now());
+                file.reload_if_changed();
                 if let Some(trouble) = file.trouble() {
                     bail!("{trouble}");
                 }

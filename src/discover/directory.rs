@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::notice::{Cause, Notices};
+use super::notice::{Cause, tell};
 use super::path::{PartKind, PodName};
 use super::{FileSeen, Found, OwnPod};
 
@@ -82,7 +82,6 @@ pub(super) struct Entry<T> {
 pub(super) struct Pass<'a> {
     pub(super) depth: Depth,
     pub(super) settings: &'a Settings,
-    pub(super) notices: &'a mut Notices,
     pub(super) before: &'a mut BeforeListing<'a>,
     pub(super) now_ns: i64,
     pub(super) found: Vec<Found>,
@@ -101,17 +100,16 @@ impl<'a> Pass<'a> {
     pub(super) fn new<'b: 'a>(
         depth: Depth,
         settings: &'a Settings,
-        notices: &'a mut Notices,
         before: &'a mut BeforeListing<'b>,
     ) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
-        Self { depth, settings, notices, before, now_ns, found: Vec::new(), complete: true }
+        Self { depth, settings, before, now_ns, found: Vec::new(), complete: true }
     }
 
     pub(super) fn failed(&mut self, path: &Path, error: &io::Error) {
         self.complete = false;
-        self.notices.tell(Cause::Directory, path, error);
+        tell(Cause::Directory, path, error);
     }
 }
 

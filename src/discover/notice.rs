@@ -1,21 +1,18 @@
 //! What goes wrong while looking: counted each time, logged once a minute for each cause.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-/// How long a cause stays quiet in the log.
-const QUIET: Duration = Duration::from_secs(60);
+use crate::telemetry::throttle;
 
 /// Why something could not be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Cause {
     /// The root is not there (yet).
     Root,
     /// A directory, or an entry of it, could not be read.
     Directory,
-    /// A link leads out of `docker_root`, or to something that is no file.
+    /// A link leads out of `docker_root`, or to something that is no file, or there is no such directory.
     Link,
     /// No inotify instance or watch to spare.
     Watch,
@@ -38,27 +35,18 @@ impl Cause {
         match self {
             Self::Root => "waiting for the directory of log files",
             Self::Directory => "cannot read a directory of log files, trying again",
-            Self::Link => "not following a link out of docker_root",
+            Self::Link => "not following a link among the log files",
             Self::Watch => "cannot watch for changes, finding them at the rescan interval only",
             Self::Overflow => "too many changes at once, scanning everything",
         }
     }
 }
 
-/// Remembers what was said when.
-#[derive(Debug, Default)]
-pub(super) struct Notices {
-    said: HashMap<Cause, Instant>,
-}
-
-impl Notices {
-    pub(super) fn tell(&mut self, cause: Cause, path: &Path, error: &dyn Display) {
-        metrics::counter!("splashdam_scan_errors_total", "cause" => cause.as_str()).increment(1);
-        let now = Instant::now();
-        let quiet = self.said.get(&cause).is_some_and(|said| now.duration_since(*said) < QUIET);
-        if !quiet {
-            self.said.insert(cause, now);
-            tracing::warn!(cause = cause.as_str(), path = ?path, error = %error, "{}", cause.text());
-        }
+/// Counts it, and says it once a minute for each cause.
+pub(super) fn tell(cause: Cause, path: &Path, error: &dyn Display) {
+    metrics::counter!("splashdam_scan_errors_total", "cause" => cause.as_str()).increment(1);
+    if let Some(suppressed) = throttle::allow(cause.text()) {
+        let name = cause.as_str();
+        tracing::warn!(suppressed, cause = name, path = ?path, error = %error, "{}", cause.text());
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::directory::{BeforeListing, Depth, Directory, Entry, Listing, Pass, Place, Settings};
-use super::notice::{Cause, Notices};
+use super::notice::{Cause, tell};
 use super::path::{self, PartKind, PodName, StreamName};
 use super::{FileSeen, Found, OwnPod};
 use crate::config::agent::{LineFormat, Logs};
@@ -41,7 +41,6 @@ pub(super) enum Probe {
 #[derive(Debug)]
 pub(super) struct Scanner {
     settings: Settings,
-    notices: Notices,
     root: Directory,
     pods: BTreeMap<Arc<OsStr>, Pod>,
 }
@@ -89,7 +88,6 @@ impl Scanner {
         };
         Self {
             settings,
-            notices: Notices::default(),
             root: Directory::new(logs.root.clone(), Place::Root),
             pods: BTreeMap::new(),
         }
@@ -97,7 +95,7 @@ impl Scanner {
 
     /// Walks the whole tree. The last of what it found is [`Found::Scanned`].
     pub(super) fn scan(&mut self, depth: Depth, before: &mut BeforeListing<'_>) -> Vec<Found> {
-        let mut pass = Pass::new(depth, &self.settings, &mut self.notices, before);
+        let mut pass = Pass::new(depth, &self.settings, before);
         visit_root(&mut self.root, &mut self.pods, &mut pass);
         for pod in self.pods.values_mut() {
             pod.visit(&mut pass);
@@ -114,7 +112,7 @@ impl Scanner {
         place: &Place,
         before: &mut BeforeListing<'_>,
     ) -> Vec<Found> {
-        let mut pass = Pass::new(Depth::Changed, &self.settings, &mut self.notices, before);
+        let mut pass = Pass::new(Depth::Changed, &self.settings, before);
         match place {
             Place::Root => {
                 self.root.listed = None;
@@ -157,10 +155,6 @@ impl Scanner {
         if written.is_empty() { Probe::Quiet } else { Probe::Written(written) }
     }
 
-    pub(super) fn notices(&mut self) -> &mut Notices {
-        &mut self.notices
-    }
-
     fn container_mut(&mut self, place: &Place) -> Option<&mut Container> {
         let Place::Container(pod, container) = place else { return None };
         self.pods.get_mut(pod)?.containers.get_mut(container)
@@ -190,7 +184,7 @@ fn visit_root(root: &mut Directory, pods: &mut BTreeMap<Arc<OsStr>, Pod>, pass: 
         }
         // It may come back, and what was there may be there again.
         Listing::Missing => {
-            pass.notices.tell(Cause::Root, &root.path, &"no such directory");
+            tell(Cause::Root, &root.path, &"no such directory");
             pass.complete = false;
         }
         Listing::Unchanged | Listing::Failed => {}
@@ -471,7 +465,7 @@ fn resolve(link: &Path, pass: &mut Pass<'_>) -> Option<PathBuf> {
     match followed {
         Ok(Some(target)) => Some(target),
         Ok(None) => {
-            pass.notices.tell(Cause::Link, link, &"its target is not a file beneath docker_root");
+            tell(Cause::Link, link, &"its target is not a file beneath docker_root");
             None
         }
         // A dangling link is left behind when its container is removed.

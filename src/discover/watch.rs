@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::directory::{Depth, Place};
 use super::hints::Hints;
-use super::notice::Cause;
+use super::notice::{Cause, tell};
 use super::scan::{Probe, Scanner};
 use super::watcher::{Open, TICK, Watcher};
 use super::{Found, Signal};
@@ -90,7 +90,7 @@ impl Thread<'_> {
 
     fn say_refused(&mut self) {
         if let Some((path, error)) = self.watcher.take_refused() {
-            self.scanner.notices().tell(Cause::Watch, &path, &error);
+            tell(Cause::Watch, &path, &error);
         }
     }
 
@@ -98,7 +98,7 @@ impl Thread<'_> {
         let news = self.hints.take();
         self.come_again = news.has_writes().then(|| Instant::now() + TICK);
         if news.lost {
-            self.scanner.notices().tell(Cause::Overflow, Path::new(""), &"the queue is full");
+            tell(Cause::Overflow, Path::new(""), &"the queue is full");
             self.watcher.forget_all();
             self.scan(Depth::Full);
         }

@@ -29,7 +29,6 @@ pub mod pods_file;
 pub mod select;
 mod state;
 pub mod store;
-mod throttle;
 
 pub use facts::PodFacts;
 pub use metadata::Metadata;

@@ -16,7 +16,6 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde::Deserialize;
@@ -29,7 +28,7 @@ use tracing::{debug, warn};
 use super::facts::PodFacts;
 use super::state::{Event, NamespaceFacts};
 use super::store::PodStore;
-use super::throttle::Throttle;
+use crate::telemetry::throttle;
 
 /// Pods of a file that are kept without a stream having asked for them.
 pub const MAX_UNASKED: usize = 2048;
@@ -64,7 +63,6 @@ pub struct PodsFile {
     /// Hashes of the UIDs (and config hashes) of pods that were not kept.
     left_out: HashSet<u64>,
     trouble: Option<PodsFileError>,
-    throttle: Throttle,
 }
 
 /// What differs after a change: a file that is replaced has another inode, one that is written in
@@ -91,23 +89,16 @@ impl Signature {
 impl PodsFile {
     /// Nothing is read before [`Self::reload_if_changed`].
     pub fn new(path: PathBuf, store: Arc<PodStore>) -> Self {
-        Self {
-            path,
-            store,
-            read: None,
-            left_out: HashSet::new(),
-            trouble: None,
-            throttle: Throttle::default(),
-        }
+        Self { path, store, read: None, left_out: HashSet::new(), trouble: None }
     }
 
     /// Reads the file if it has changed since the last time, or if a stream has asked for one of
-    /// its pods that was not kept. Trouble is logged, at most once a minute by `now`.
-    pub fn reload_if_changed(&mut self, now: Instant) {
+    /// its pods that was not kept. Trouble is logged, again each minute that it lasts.
+    pub fn reload_if_changed(&mut self) {
         match self.refresh() {
             Ok(true) => {
                 self.trouble = None;
-                self.warn_without_namespaces(now);
+                self.warn_without_namespaces();
             }
             Ok(false) => {}
             Err(error) => {
@@ -116,7 +107,7 @@ impl PodsFile {
             }
         }
         if let Some(error) = &self.trouble
-            && self.throttle.lets_through(now)
+            && throttle::allow("list of pods").is_some()
         {
             warn!(error = error as &dyn std::error::Error, "pods stay unknown until this is right");
         }
@@ -174,10 +165,10 @@ impl PodsFile {
         Ok(())
     }
 
-    fn warn_without_namespaces(&mut self, now: Instant) {
+    fn warn_without_namespaces(&self) {
         if self.store.needs_namespaces()
             && !self.store.knows_namespaces()
-            && self.throttle.lets_through(now)
+            && throttle::allow("list without namespaces").is_some()
         {
             warn!(
                 path = %self.path.display(),

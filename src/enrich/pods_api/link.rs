@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::{Client, Config};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::watch::{LONGEST_PAUSE, WATCH_SECONDS, backoff};
-use crate::enrich::throttle::Throttle;
+use crate::telemetry::throttle;
 
 /// A connection that isn't there after this has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,17 +66,19 @@ pub(super) struct Link {
 impl Link {
     /// Tries until there is a client; that needs files and settings, not the API server.
     pub(super) async fn open(connect: Connect) -> Self {
-        let (mut pauses, mut throttle) = (backoff(), Throttle::default());
+        let mut pauses = backoff();
         loop {
             match connect().await {
                 Ok(connection) => return Self { connection, connect },
-                Err(error) if throttle.lets_through(Instant::now().into_std()) => {
-                    warn!(
-                        error,
-                        "no way to the API server: neither KUBECONFIG nor a service account"
-                    );
+                Err(error) => {
+                    if let Some(suppressed) = throttle::allow("no way to the API server") {
+                        warn!(
+                            suppressed,
+                            error,
+                            "no way to the API server: neither KUBECONFIG nor a service account"
+                        );
+                    }
                 }
-                Err(_) => {}
             }
             sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }

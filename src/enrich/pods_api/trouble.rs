@@ -124,6 +124,16 @@ impl Trouble {
         text
     }
 
+    /// What of it stays the same when it comes again: by this it is said once a minute.
+    pub(super) fn cause(&self) -> String {
+        match (self.status(), self) {
+            (Some(status), _) => status.code.to_string(),
+            (None, Self::Request(_)) => "the request failed".to_owned(),
+            (None, Self::Events(_)) => "the watch broke off".to_owned(),
+            (None, other) => other.to_string(),
+        }
+    }
+
     /// Whether the API server knows the agent too little to let it watch.
     pub(super) fn is_forbidden(&self) -> bool {
         self.status().is_some_and(|status| matches!(status.code, 401 | 403))
@@ -151,6 +161,8 @@ pub(super) fn is_unreadable(error: &kube::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn answered(code: u16) -> kube::Error {
@@ -252,6 +264,24 @@ mod tests {
             "the watch broke off: ServiceError: connection refused",
         );
         check(Trouble::NoAnswer(Duration::from_secs(30)), false, "no answer within 30 s");
+    }
+
+    #[test]
+    fn trouble_of_one_cause_is_told_from_that_of_another() {
+        let causes = [
+            Trouble::Request(answered(410)),
+            Trouble::Request(answered(503)),
+            Trouble::Request(broken()),
+            Trouble::Events(broken()),
+            Trouble::NoAnswer(Duration::from_secs(30)),
+            Trouble::Ended,
+        ]
+        .map(|trouble| trouble.cause());
+        let different: HashSet<&String> = causes.iter().collect();
+        assert_eq!(different.len(), causes.len(), "{causes:?}");
+        let status =
+            Status { code: 410, message: "version 5 is too old".to_owned(), ..Status::default() };
+        assert_eq!(Trouble::Events(kube::Error::Api(Box::new(status))).cause(), causes[0]);
     }
 
     #[test]

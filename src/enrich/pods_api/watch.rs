@@ -33,7 +33,7 @@ use super::link::Link;
 use super::page::{Page, known};
 use super::trouble::{Begin, Phase, Trouble, Wait, is_unreadable};
 use crate::enrich::state::Event;
-use crate::enrich::throttle::Throttle;
+use crate::telemetry::throttle;
 
 /// The first pause after trouble.
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -87,10 +87,6 @@ pub(super) struct Watch {
     lost: bool,
     /// The pauses still to come; there from trouble until a watch has lasted.
     pauses: Option<ExponentialBackoff>,
-    /// What was said of trouble, of objects and of the link: none may hide another.
-    said: Throttle,
-    said_of_objects: Throttle,
-    said_of_link: Throttle,
 }
 
 /// How an attempt went, while it goes.
@@ -102,17 +98,7 @@ struct Course {
 
 impl Watch {
     pub(super) fn new(link: Link, query: Query) -> Self {
-        Self {
-            link,
-            query,
-            version: None,
-            plain: false,
-            lost: false,
-            pauses: None,
-            said: Throttle::default(),
-            said_of_objects: Throttle::default(),
-            said_of_link: Throttle::default(),
-        }
+        Self { link, query, version: None, plain: false, lost: false, pauses: None }
     }
 
     /// Hands each event to `apply`, objects trimmed by `trim`; one that can't be told from others
@@ -311,9 +297,7 @@ impl Watch {
                 sleep(absent_pause()).await;
             }
             Wait::Pause => {
-                if self.said.lets_through(Instant::now().into_std()) {
-                    self.complain(trouble);
-                }
+                self.complain(trouble);
                 let pauses = self.pauses.get_or_insert_with(backoff);
                 sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
             }
@@ -328,27 +312,37 @@ impl Watch {
             // Versions mean nothing in another cluster.
             Ok(true) => self.version = None,
             Ok(false) => {}
-            Err(error) if self.said_of_link.lets_through(Instant::now().into_std()) => {
-                warn!(error, "the way to the API server can't be read again, using what was read");
+            Err(error) => {
+                if let Some(suppressed) = throttle::allow("way to the API server") {
+                    warn!(
+                        suppressed,
+                        error, "the way to the API server can't be read again, using what was read"
+                    );
+                }
             }
-            Err(_) => {}
         }
     }
 
     fn complain(&self, trouble: &Trouble) {
+        let what = self.query.what;
+        let Some(suppressed) = throttle::allow(&format!("watch of {what}: {}", trouble.cause()))
+        else {
+            return;
+        };
         let missing = if trouble.is_forbidden() {
             "; the agent's service account needs list and watch on them"
         } else {
             ""
         };
-        let (what, error) = (self.query.what, trouble.text());
-        warn!(error, "watching {what} failed, trying again{missing}");
+        let error = trouble.text();
+        warn!(suppressed, error, "watching {what} failed, trying again{missing}");
     }
 
-    fn leave_out(&mut self, error: kube::Error) {
-        if self.said_of_objects.lets_through(Instant::now().into_std()) {
-            let (what, error) = (self.query.what, Trouble::Events(error).text());
-            warn!(error, "one of the {what} can't be understood and is left out");
+    fn leave_out(&self, error: kube::Error) {
+        let what = self.query.what;
+        if let Some(suppressed) = throttle::allow(&format!("one of the {what}")) {
+            let error = Trouble::Events(error).text();
+            warn!(suppressed, error, "one of the {what} can't be understood and is left out");
         }
     }
 
