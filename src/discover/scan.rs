@@ -457,8 +457,24 @@ impl DockerLog {
 /// Where a link in a container's directory leads, if that is a regular file beneath `docker_root`.
 fn resolve(link: &Path, pass: &mut Pass<'_>) -> Option<PathBuf> {
     let docker_root = pass.settings.docker_root.as_deref()?;
-    let followed = fs::canonicalize(docker_root).and_then(|root| {
-        let target = fs::canonicalize(link)?;
+    let root = match fs::canonicalize(docker_root) {
+        Ok(root) => root,
+        // All links dangle then, and none of them for its container's end.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let root = docker_root.display();
+            tell(
+                Cause::Link,
+                link,
+                &format_args!("docker_root, {root}, is not there: is it mounted?"),
+            );
+            return None;
+        }
+        Err(error) => {
+            pass.failed(docker_root, &error);
+            return None;
+        }
+    };
+    let followed = fs::canonicalize(link).and_then(|target| {
         let is_file = fs::symlink_metadata(&target)?.is_file();
         Ok((target.starts_with(root) && is_file).then_some(target))
     });

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::support::fields::text;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
+use crate::support::{SOON, wait_until};
 
 /// A node with the log of a TaskManager in docker's frame: a rotated part and the live file.
 fn docker_node(pod: &Pod) -> (Node, PathBuf) {
@@ -68,6 +69,24 @@ fn docker_logs_are_read_through_links_and_filtered_into_a_file() {
         assert_eq!(text(document, "kubernetes.labels.component").as_deref(), Some("taskmanager"));
     }
     assert_eq!(node.run_once().documents_indexed, 0, "a second run sends nothing");
+}
+
+/// As in the manifests without the component `docker`: the tree is mounted, the files are not.
+#[test]
+fn links_to_what_is_not_mounted_are_counted_and_followed_once_it_is() {
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let (node, _) = docker_node(&pod);
+    let (mounted, aside) = (node.path("docker"), node.path("aside"));
+    fs::rename(&mounted, &aside).unwrap();
+    let out = node.path("out.ndjson");
+    node.pipeline("flink", &PIPELINE.replace("OUT", out.to_str().expect("UTF-8")));
+    let agent = node.run();
+    wait_until(SOON, "the links are counted", || {
+        agent.metric("splashdam_scan_errors_total", "{cause=\"link\"}") >= 1.0
+    });
+    fs::rename(&aside, &mounted).unwrap();
+    wait_until(SOON, "the lines are there", || agent.lines("indexed") == 3);
+    assert_eq!(agent.terminate(), Some(0));
 }
 
 #[test]
