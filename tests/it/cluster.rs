@@ -14,7 +14,7 @@ use crate::support::cri::Log;
 use crate::support::fields::text;
 use crate::support::node::Node;
 use crate::support::pods::Pod;
-use crate::support::{SOON, wait_until};
+use crate::support::{SOON, server, wait_until};
 
 const NAMESPACE: &str = "logging";
 const AGENTS: &str = "app.kubernetes.io/name=splashdam";
@@ -25,11 +25,15 @@ fn daemonset() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset")
 }
 
-/// A control plane that knows the kinds of OpenShift and of the Prometheus operator.
+/// A control plane that knows the kinds of OpenShift, of the Prometheus operator and of the elastic
+/// operator, as these define them.
 fn control_plane() -> ControlPlane {
     let control = ControlPlane::alone();
-    let crds = include_str!("../fixtures/crds.yaml");
-    control.kubectl(&["apply", "--server-side", "-f", "-"], crds);
+    let folder = server("DEFINITIONS");
+    for owner in ["openshift", "prometheus", "elastic"] {
+        let file = format!("{folder}/{owner}.yaml");
+        control.kubectl(&["apply", "--server-side", "-f", &file], "");
+    }
     control.kubectl(&["wait", "--for=condition=Established", "crd", "--all"], "");
     control
 }
@@ -226,6 +230,40 @@ fn every_overlay_is_taken_without_a_warning_and_brings_the_agents_files() {
     let set = control.get(&["daemonset", "splashdam", "-n", "observability"]);
     let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, "example.com/splashdam:1");
+}
+
+/// The first steps of README.md on a cluster, and what the overlay `eck` expects of them: Secrets
+/// with the names that the elastic operator gives them.
+#[test]
+fn the_example_is_an_elasticsearch_for_the_elastic_operator_and_the_overlay_is_for_it() {
+    let control = control_plane();
+    control.apply(&daemonset().join("overlays/eck"));
+    let example = daemonset().join("example/elastic.yaml");
+    let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-o", "json"];
+    let example = ["-f", example.to_str().unwrap()];
+    let text = control.kubectl(&[&apply[..], &example].concat(), "");
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let items = list["items"].as_array().unwrap();
+    let kinds: Vec<&str> = items.iter().map(|item| item["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["Elasticsearch", "Kibana"]);
+    let name = items[0]["metadata"]["name"].as_str().unwrap();
+    assert_eq!(items[0]["metadata"]["namespace"], NAMESPACE);
+
+    let set = control.get(&["daemonset", "splashdam", "-n", NAMESPACE]);
+    let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let sources = volumes.iter().flat_map(|volume| volume["projected"]["sources"].as_array());
+    let secrets: Vec<&str> =
+        sources.flatten().filter_map(|source| source["secret"]["name"].as_str()).collect();
+    assert_eq!(
+        secrets,
+        [format!("{name}-es-elastic-user"), format!("{name}-es-http-certs-public")]
+    );
+    let pipelines = control.get(&["configmap", "splashdam-pipelines", "-n", NAMESPACE]);
+    let pipeline = pipelines["data"]["flink.yaml"].as_str().unwrap();
+    assert!(
+        pipeline.contains(&format!("https://{name}-es-http.{NAMESPACE}.svc:9200")),
+        "{pipeline}"
+    );
 }
 
 #[test]

@@ -177,10 +177,10 @@ impl Cluster {
 
     /// Has the server know the kinds of Flink's operator.
     pub(crate) fn define_flink(&self) {
-        let folder = server("FLINK_DEFINITIONS");
+        let folder = server("DEFINITIONS");
         let kubectl = Kubectl::new(Path::new(&server("KUBECONFIG")));
         for name in ["flinkdeployments", "flinksessionjobs"] {
-            let file = format!("{folder}/{name}.flink.apache.org-v1.yml");
+            let file = format!("{folder}/{name}.yaml");
             kubectl.succeed(&["apply", "--server-side", "--force-conflicts", "-f", &file], "");
         }
         for kind in ["FlinkDeployment", "FlinkSessionJob"] {
