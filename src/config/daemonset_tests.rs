@@ -7,9 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, ResourceQuota, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::core::v1::{
+    Container, Namespace, PodSpec, Probe, ResourceQuota, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPort};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -113,12 +116,8 @@ fn the_pipeline_writes_to_the_example() {
 fn the_base_is_made_of_these_files() {
     let kustomization = kustomization();
     assert_eq!(kustomization["resources"], json!(RESOURCES.map(|(name, _)| name)));
-    let image = json!({
-        "name": container().image,
-        "newName": "splashdam",
-        "newTag": env!("CARGO_PKG_VERSION"),
-    });
-    assert_eq!(kustomization["images"], json!([image]));
+    // An overlay that names the image finds it under this name only if none before it has done so.
+    assert_eq!(kustomization["images"], Value::Null);
 }
 
 #[test]
@@ -155,7 +154,8 @@ fn the_agent_gets_no_more_than_it_needs() {
 fn the_base_fits_the_defaults() {
     let agent = Agent::default();
     let grace = pod().termination_grace_period_seconds.expect("a grace period").unsigned_abs();
-    assert!(grace > agent.drain.as_secs());
+    let copying = agent.held.spool_bytes / 10_000_000;
+    assert!(grace >= agent.drain.as_secs() + copying + 5, "with a disk that takes 10 MB/s");
     let container = container();
     let mounts: BTreeMap<String, String> = container
         .volume_mounts
@@ -173,9 +173,80 @@ fn the_base_fits_the_defaults() {
     assert_eq!(mounts, BTreeMap::from(expected));
     let port = container.ports.expect("ports")[0].container_port;
     assert_eq!(agent.telemetry_listen.map(|listen| i32::from(listen.port())), Some(port));
-    let requests = container.resources.and_then(|resources| resources.requests);
+    let resources = container.resources.expect("resources");
     let mebibytes = (agent.memory_budget_bytes >> 20) + 32;
-    assert_eq!(requests.expect("requests")["memory"].0, format!("{mebibytes}Mi"));
+    assert_eq!(resources.requests.expect("requests")["memory"].0, format!("{mebibytes}Mi"));
+    assert_eq!(resources.limits.expect("limits")["memory"].0, format!("{}Mi", 2 * mebibytes));
+}
+
+#[test]
+fn volumes_of_the_node_are_what_is_mounted_of_it() {
+    let mounts: BTreeMap<String, String> = (container().volume_mounts.expect("mounts").into_iter())
+        .map(|mount| (mount.name, mount.mount_path))
+        .collect();
+    let mut types = BTreeMap::new();
+    for volume in pod().volumes.expect("volumes") {
+        if let Some(host) = volume.host_path {
+            assert_eq!(host.path, mounts[&volume.name]);
+            types.insert(volume.name, host.type_.expect("a type"));
+        }
+    }
+    // Without logs there is nothing to do; without a state directory there is a first start.
+    let expected = [("logs", "Directory"), ("state", "DirectoryOrCreate")];
+    assert_eq!(types, expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())).into());
+}
+
+#[test]
+fn probes_and_monitors_ask_for_what_the_agent_serves() {
+    let container = container();
+    let port = container.ports.as_ref().expect("ports")[0].name.clone().expect("a name");
+    let asked = |probe: Option<Probe>| {
+        let http = probe.and_then(|probe| probe.http_get).expect("over HTTP");
+        (http.path.expect("a path"), http.port)
+    };
+    let served = |path: &str| (path.to_owned(), IntOrString::String(port.clone()));
+    assert_eq!(asked(container.liveness_probe), served("/livez"));
+    assert_eq!(asked(container.readiness_probe), served("/readyz"));
+    let [monitor] = documents(
+        "pod-monitor.yaml",
+        include_str!("../../daemonset/components/podmonitor/pod-monitor.yaml"),
+    )
+    .try_into()
+    .expect("one");
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!([&endpoint["path"], &endpoint["port"]], ["/metrics", port.as_str()]);
+    let labels = object::<DaemonSet>("DaemonSet").spec.selector;
+    assert_eq!(monitor["spec"]["selector"], serde_json::to_value(labels).expect("JSON"));
+}
+
+#[test]
+fn the_network_lets_through_what_the_agent_asks_and_is_asked() {
+    let spec = object::<NetworkPolicy>("NetworkPolicy").spec.expect("a policy");
+    let ports = |lists: Vec<Option<Vec<NetworkPolicyPort>>>| -> Vec<Value> {
+        (lists.into_iter().flatten().flatten())
+            .map(|port| serde_json::to_value(port).expect("JSON"))
+            .collect()
+    };
+    let ingress = spec.ingress.expect("rules").into_iter().map(|rule| rule.ports).collect();
+    assert_eq!(ports(ingress), [json!({"port": "telemetry"})]);
+    let egress = spec.egress.expect("rules").into_iter().map(|rule| rule.ports).collect();
+    let egress = ports(egress);
+    for protocol in ["UDP", "TCP"] {
+        assert!(egress.contains(&json!({"port": 53, "protocol": protocol})), "DNS");
+    }
+    for port in [443, 6443, 9200] {
+        assert!(egress.contains(&json!({"port": port})), "{port}");
+    }
+}
+
+#[test]
+fn an_update_that_fails_stops_at_a_tenth_of_the_nodes() {
+    let spec = object::<DaemonSet>("DaemonSet").spec;
+    assert!(spec.min_ready_seconds.is_some_and(|seconds| seconds > 0));
+    let strategy = spec.update_strategy.expect("a strategy");
+    assert_eq!(strategy.type_.as_deref(), Some("RollingUpdate"));
+    let share = strategy.rolling_update.and_then(|rolling| rolling.max_unavailable);
+    assert_eq!(share, Some(IntOrString::String("10%".to_owned())));
 }
 
 #[test]
@@ -183,7 +254,9 @@ fn the_image_is_of_this_version() {
     let dockerfile = include_str!("../../daemonset/Dockerfile");
     let compiler = concat!(" rust:", env!("CARGO_PKG_RUST_VERSION"), "-bookworm AS build\n");
     let version = concat!("image.version=\"", env!("CARGO_PKG_VERSION"), "\" ");
-    for part in [compiler, version] {
+    let image = concat!("splashdam:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container().image.as_deref(), Some(image));
+    for part in [compiler, version, "\nUSER 65532:65532\n"] {
         assert!(dockerfile.contains(part), "{part}");
     }
 }
