@@ -483,10 +483,10 @@ fn checkpoint_written(written: &Arc<Mutex<Instant>>) -> impl Fn() + Send + 'stat
     move || *written.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now()
 }
 
-/// Which worker reads a stream.
+/// Which worker reads a stream: all of a pod have the same, which forgets its facts with the last.
 fn worker_of(name: &StreamName, workers: usize) -> usize {
     let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
+    name.uid.hash(&mut hasher);
     usize::try_from(hasher.finish() % workers.max(1) as u64)
         .expect("smaller than the number of workers")
 }
@@ -606,4 +606,23 @@ impl ForgottenPods {
 pub fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_streams_of_a_pod_have_one_worker_and_pods_have_different_ones() {
+        let worker = |path: &str| worker_of(&StreamName::parse(path).expect("a stream"), 4);
+        let mut workers = BTreeSet::new();
+        for uid in 0..50 {
+            let first = worker(&format!("flink_orders_{uid}/main/0"));
+            for stream in ["main/1", "sidecar/0", "init/12"] {
+                assert_eq!(worker(&format!("flink_orders_{uid}/{stream}")), first);
+            }
+            workers.insert(first);
+        }
+        assert_eq!(workers, BTreeSet::from([0, 1, 2, 3]));
+    }
 }

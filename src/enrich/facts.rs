@@ -12,11 +12,15 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::flink::FlinkFacts;
+use super::labels;
 use crate::discover::StreamName;
 
 /// Container ids that are remembered per container; the lowest restarts are forgotten first. The
 /// kubelet keeps the logs of far fewer runs (`maxPerPodContainerCount`, by default 1 dead one).
 pub const MAX_IDS: usize = 8;
+
+/// A directory's name can't be longer, and the kubelet's hashes have 32 bytes; annotations have no limit.
+const MAX_HASH_BYTES: usize = 255;
 
 /// Where the kubelet says what it calls a static pod.
 /// Source: kubernetes/kubernetes `pkg/kubelet/types/pod_update.go`, `pkg/kubelet/config/common.go`
@@ -78,7 +82,8 @@ impl PodFacts {
         let annotation = |name| {
             pod.metadata.annotations.as_ref().and_then(|all| all.get(name)).and_then(|v| filled(v))
         };
-        let config_hash = annotation(CONFIG_HASH).or_else(|| annotation(CONFIG_MIRROR));
+        let config_hash = (annotation(CONFIG_HASH).or_else(|| annotation(CONFIG_MIRROR)))
+            .filter(|hash| hash.len() <= MAX_HASH_BYTES);
         let from_manifest = annotation(CONFIG_SOURCE).is_some_and(|source| source != "api");
         let status = pod.status.as_ref();
         Some(Self {
@@ -87,7 +92,7 @@ impl PodFacts {
             uid: filled(pod.metadata.uid.as_deref()?)?,
             is_static: from_manifest || annotation(CONFIG_MIRROR).is_some(),
             config_hash,
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            labels: labels::kept(&pod.metadata),
             node: pod.spec.as_ref().and_then(|spec| filled(spec.node_name.as_deref()?)),
             pod_ip: status.and_then(|status| filled(status.pod_ip.as_deref()?)),
             containers: containers(pod.spec.as_ref(), status),
@@ -96,14 +101,15 @@ impl PodFacts {
         })
     }
 
-    /// Whether `stream` is a container run of this pod: by UID, by config hash, and only for a
-    /// static pod that tells no hash by namespace and name.
+    /// Whether `stream` is a container run of this pod: by UID, or by namespace and name together with
+    /// the config hash, which only a static pod may lack.
     pub fn owns(&self, stream: &StreamName) -> bool {
+        let named = match &self.config_hash {
+            Some(hash) => *hash == stream.uid,
+            None => self.is_static,
+        };
         self.uid == stream.uid
-            || self.config_hash.as_ref() == Some(&stream.uid)
-            || (self.is_known_by_name()
-                && self.namespace == stream.namespace
-                && self.name == stream.pod)
+            || (named && self.namespace == stream.namespace && self.name == stream.pod)
     }
 
     /// A static pod without a hash, which nothing but its name leads to.

@@ -45,6 +45,11 @@ pub const MAX_CHARS: usize = 256;
 /// The operator doesn't know the job's state.
 const UNKNOWN_STATE: &str = "RECONCILING";
 
+/// States of a job that has ended. A pod's own job hasn't at its start: where the operator deploys
+/// another it makes the pods first, and then says so in the status.
+/// Source: apache/flink-kubernetes-operator `ApplicationReconciler.deploy`; apache/flink `JobStatus`.
+const LAST_STATES: [&str; 4] = ["FINISHED", "CANCELED", "FAILED", "SUSPENDED"];
+
 /// What a specification without a mode means.
 const DEFAULT_MODE: &str = "native";
 
@@ -96,7 +101,8 @@ impl JobFacts {
     fn of(status: &JobStatus) -> Self {
         let known = status.state.as_deref() != Some(UNKNOWN_STATE);
         let text = |text: &Option<String>| text.as_deref().filter(|_| known).and_then(kept);
-        Self { name: text(&status.job_name), state: text(&status.state) }
+        let state = text(&status.state).filter(|state| !LAST_STATES.contains(&state.as_str()));
+        Self { name: text(&status.job_name), state }
     }
 
     /// Whether nothing is known.

@@ -12,10 +12,12 @@
 //!
 //! A source that cannot be reached or read is retried for ever and said at most once a minute;
 //! meanwhile the store is not in sync and keeps what it knew. Pods are known by UID (static pods
-//! by their config hash), so a reused name never brings another pod's facts.
+//! by their config hash together with namespace and name), so a reused name never brings another
+//! pod's facts, nor does a hash that somebody claims.
 //!
 //! Limits: [`flink::MAX_OBJECTS`] of each of the operator's kinds, [`store::MAX_GONE`] pods that
 //! have gone and that no stream asked for, [`facts::MAX_IDS`] container ids per container,
+//! [`labels::MAX`] labels with [`labels::MAX_BYTES`] per pod and namespace,
 //! [`pods_file::MAX_UNASKED`] pods of a file that no stream asked for. Only `pods_api` talks to the
 //! API server.
 

@@ -31,6 +31,7 @@ use self::link::Link;
 use self::watch::{Query, WATCH_SECONDS, Watch};
 use super::facts::PodFacts;
 use super::flink::{self, Deployment, FlinkDeployment, FlinkSessionJob, SessionJob};
+use super::labels;
 use super::state::{Event, NamespaceFacts};
 use super::store::PodStore;
 use crate::config::agent::FlinkWatch;
@@ -155,8 +156,7 @@ impl NamespaceFacts {
     /// What is kept of `namespace`; `None` without a name, which no stored namespace lacks.
     pub(super) fn of(namespace: &Namespace) -> Option<Self> {
         let metadata = &namespace.metadata;
-        let labels = metadata.labels.clone().unwrap_or_default();
-        Some(Self { name: metadata.name.clone()?, labels })
+        Some(Self { name: metadata.name.clone()?, labels: labels::kept(metadata) })
     }
 }
 

@@ -91,14 +91,22 @@ impl Sync {
     }
 }
 
+/// How paths name a static pod: namespace, name, and the config hash if it tells one. Whoever may make
+/// pods can give them any hash, but not the name that another has.
+type Fixed = (String, String, Option<String>);
+
+fn fixed(facts: &PodFacts) -> Option<Fixed> {
+    let hash = facts.config_hash.clone();
+    (hash.is_some() || facts.is_known_by_name())
+        .then(|| (facts.namespace.clone(), facts.name.clone(), hash))
+}
+
 /// All that is known. One writer; readers look up.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pods: HashMap<String, Held>,
-    /// Config hash to UID, of static pods.
-    by_hash: HashMap<String, String>,
-    /// Namespace and name to UID, of static pods without a hash.
-    by_name: HashMap<(String, String), String>,
+    /// UIDs of the pods that paths don't name by them.
+    fixed: HashMap<Fixed, String>,
     namespaces: Kept<String, NamespaceFacts>,
     /// What Flink's operator says. Never waited for: it is no part of being in sync.
     clusters: Clusters,
@@ -135,8 +143,9 @@ impl State {
     /// The pod that `stream` is a run of.
     pub(super) fn lookup(&self, stream: &StreamName) -> Option<Arc<PodFacts>> {
         let held = self.pods.get(&stream.uid).or_else(|| {
-            let by_name = || self.by_name.get(&(stream.namespace.clone(), stream.pod.clone()));
-            self.pods.get(self.by_hash.get(&stream.uid).or_else(by_name)?)
+            let fixed = |hash| (stream.namespace.clone(), stream.pod.clone(), hash);
+            let by_name = || self.fixed.get(&fixed(None));
+            self.pods.get(self.fixed.get(&fixed(Some(stream.uid.clone()))).or_else(by_name)?)
         })?;
         held.wanted.store(true, Ordering::Relaxed);
         Some(Arc::clone(&held.facts))
@@ -162,7 +171,10 @@ impl State {
 
     /// Takes in facts that were saved: as of pods that have gone, until a source knows better.
     pub(super) fn restore(&mut self, saved: Vec<PodFacts>) {
-        for facts in saved {
+        for mut facts in saved {
+            if !self.needs_namespaces {
+                facts.namespace_labels = None;
+            }
             if !self.pods.contains_key(&facts.uid) {
                 let uid = facts.uid.clone();
                 self.index_gone(&facts);
@@ -177,11 +189,19 @@ impl State {
 
     /// No stream of the pod that goes by `uid` in paths has files left.
     pub(super) fn release(&mut self, uid: &str) {
-        let uid = self.by_hash.get(uid).map_or(uid, String::as_str).to_owned();
-        let Some(held) = self.pods.get_mut(&uid) else { return };
-        *held.wanted.get_mut() = false;
-        if held.gone.is_some() {
-            self.forget(&uid);
+        let named = if self.pods.contains_key(uid) {
+            vec![uid.to_owned()]
+        } else {
+            // A static pod that was made anew has been several.
+            let named = |held: &&Held| held.facts.config_hash.as_deref() == Some(uid);
+            self.pods.values().filter(named).map(|held| held.facts.uid.clone()).collect()
+        };
+        for uid in named {
+            let Some(held) = self.pods.get_mut(&uid) else { continue };
+            *held.wanted.get_mut() = false;
+            if held.gone.is_some() {
+                self.forget(&uid);
+            }
         }
     }
 
@@ -272,8 +292,10 @@ impl State {
 
     /// Adds or replaces a pod, which is there again if it had gone; a change if facts differ.
     fn put(&mut self, mut facts: PodFacts) -> Option<Change> {
-        let namespace = self.namespaces.objects.get(&facts.namespace);
-        facts.namespace_labels = namespace.map(|namespace| namespace.labels.clone());
+        // Until its namespace is known, a pod has what was known of it: of a gone one nobody tells more.
+        if let Some(namespace) = self.namespaces.objects.get(&facts.namespace) {
+            facts.namespace_labels = Some(namespace.labels.clone());
+        }
         if let Some(flink) = self.clusters.facts(&facts.namespace, &facts.labels) {
             facts.flink = Some(flink);
         }
@@ -288,25 +310,32 @@ impl State {
         if *held.facts == facts {
             return None;
         }
-        held.facts = Arc::new(facts);
-        Some(Change::Pod(Arc::clone(&held.facts)))
+        let before = std::mem::replace(&mut held.facts, Arc::new(facts));
+        let facts = Arc::clone(&held.facts);
+        if let Some(before) = fixed(&before).filter(|before| fixed(&facts).as_ref() != Some(before))
+        {
+            self.unindex(&before, &facts.uid);
+        }
+        Some(Change::Pod(facts))
     }
 
     fn index(&mut self, facts: &PodFacts) {
-        if let Some(hash) = &facts.config_hash {
-            self.by_hash.insert(hash.clone(), facts.uid.clone());
-        } else if facts.is_known_by_name() {
-            self.by_name.insert((facts.namespace.clone(), facts.name.clone()), facts.uid.clone());
+        if let Some(fixed) = fixed(facts) {
+            self.fixed.insert(fixed, facts.uid.clone());
         }
     }
 
     /// A pod that has gone never takes a hash or a name from one that is there.
     fn index_gone(&mut self, facts: &PodFacts) {
-        let hash_is_free =
-            facts.config_hash.as_ref().is_some_and(|hash| !self.by_hash.contains_key(hash));
-        let name = (facts.namespace.clone(), facts.name.clone());
-        if hash_is_free || (facts.config_hash.is_none() && !self.by_name.contains_key(&name)) {
-            self.index(facts);
+        if let Some(fixed) = fixed(facts) {
+            self.fixed.entry(fixed).or_insert_with(|| facts.uid.clone());
+        }
+    }
+
+    /// The pod with this UID is not named so any more; another one may be.
+    fn unindex(&mut self, fixed: &Fixed, uid: &str) {
+        if self.fixed.get(fixed).is_some_and(|other| other == uid) {
+            self.fixed.remove(fixed);
         }
     }
 
@@ -339,24 +368,18 @@ impl State {
 
     fn forget(&mut self, uid: &str) {
         let Some(held) = self.pods.remove(uid) else { return };
-        // A static pod that was made anew has the same hash or name and another UID.
-        if let Some(hash) = &held.facts.config_hash
-            && self.by_hash.get(hash).is_some_and(|other| other == uid)
-        {
-            self.by_hash.remove(hash);
-        }
-        let name = (held.facts.namespace.clone(), held.facts.name.clone());
-        if self.by_name.get(&name).is_some_and(|other| other == uid) {
-            self.by_name.remove(&name);
+        if let Some(fixed) = fixed(&held.facts) {
+            self.unindex(&fixed, uid);
         }
     }
 
-    /// Has the pods of a namespace take in its labels.
+    /// Has the pods of a namespace take in its labels; those that have gone only if they have none.
     fn label_pods(&mut self, namespace: &NamespaceFacts, changes: &mut Vec<Change>) {
         let NamespaceFacts { name, labels } = namespace;
         let within = self.pods.values_mut().filter(|held| held.facts.namespace == *name);
-        for held in within.filter(|held| held.gone.is_none()) {
-            if held.facts.namespace_labels.as_ref() != Some(labels) {
+        for held in within {
+            let known = held.facts.namespace_labels.as_ref();
+            if known.is_none() || (held.gone.is_none() && known != Some(labels)) {
                 Arc::make_mut(&mut held.facts).namespace_labels = Some(labels.clone());
                 changes.push(Change::Pod(Arc::clone(&held.facts)));
             }

@@ -120,6 +120,8 @@ pub struct StreamState {
     pub given_up: bool,
     /// Since the pod's status says that the container has ended: how many scans have.
     status_scans: Option<u32>,
+    /// Somebody looked at it before while it was undecided: from then on it is waited for.
+    pub awaited: bool,
     /// For how long the pod has been waited for while its source was in sync.
     pub waited: Duration,
     /// For how long its status has been, since the pod is known; also while the source is away.
@@ -143,6 +145,7 @@ impl StreamState {
             places: (0..pipelines).map(|_| Place::Undecided).collect(),
             given_up: false,
             status_scans: None,
+            awaited: false,
             waited: Duration::ZERO,
             status_waited: Duration::ZERO,
         }
@@ -216,10 +219,10 @@ impl StreamState {
         }
     }
 
-    /// Facts that the checkpoint does not have, of a stream that somebody reads.
+    /// Facts that the checkpoint does not have, of a stream that somebody reads or may come to read.
     pub fn facts_to_save(&mut self) -> Option<Arc<PodFacts>> {
-        let read = self.places.iter().any(|place| matches!(place, Place::Reading(_)));
-        if !read || self.facts == self.saved_facts {
+        let left = self.places.iter().all(|place| matches!(place, Place::Left(_)));
+        if left || self.facts == self.saved_facts {
             return None;
         }
         self.saved_facts.clone_from(&self.facts);

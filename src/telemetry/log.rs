@@ -2,9 +2,8 @@
 //!
 //! Owns the form of a line: one per happening, from `info` up, control characters escaped in
 //! everything that is logged, errors with all their causes. What the libraries log counts from
-//! `warn` up and at most once a minute for each place in their code, but for what they give back as
-//! an error besides; the agent's own code limits its lines by [`super::throttle`]. JSON lines use
-//! the names of the Elastic Common Schema.
+//! `warn` up and at most once a minute for each place in their code; the agent's own code limits its
+//! lines by [`super::throttle`]. JSON lines use the names of the Elastic Common Schema.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -39,13 +38,6 @@ fn is_own(metadata: &Metadata<'_>) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// Whether the client of the API server says of a request what it gives back to whoever made it, and who
-/// then says what it means. What it says of a 5xx stays: the answer may not be one of the API server's,
-/// and is then given back without its status.
-fn is_said_twice(metadata: &Metadata<'_>, message: &str) -> bool {
-    metadata.target() == "kube_client::client::builder" && message.starts_with("failed with error ")
-}
-
 fn is_wanted(metadata: &Metadata<'_>) -> bool {
     let least = if is_own(metadata) { Level::INFO } else { Level::WARN };
     metadata.is_event() && *metadata.level() <= least
@@ -72,9 +64,6 @@ where
         let metadata = event.metadata();
         let mut line = Line::default();
         event.record(&mut line);
-        if is_said_twice(metadata, &line.message) {
-            return Ok(());
-        }
         if !is_own(metadata) {
             let cause = format!("{}:{}", metadata.target(), metadata.line().unwrap_or_default());
             match throttle::allow(&cause) {
@@ -290,8 +279,6 @@ mod tests {
                 tracing::info!(target: "hyper::proto", "detail");
                 tracing::warn!(target: "hyper::proto", "trouble");
                 tracing::warn!(target: "splashdamage", "not ours");
-                tracing::error!(target: "kube_client::client::builder", "failed with error {}", 1);
-                tracing::error!(target: "kube_client::client::builder", "failed with status {}", 502);
                 tracing::debug!("ours");
                 tracing::info_span!("request").in_scope(|| tracing::info!("ours too"));
             }
@@ -299,6 +286,5 @@ mod tests {
         let count = |needle: &str| text.matches(needle).count();
         assert_eq!((count("detail"), count("trouble"), count("not ours")), (0, 1, 1));
         assert_eq!((count("\"ours\""), count("ours too")), (0, 3));
-        assert_eq!((count("failed with error"), count("failed with status")), (0, 1));
     }
 }

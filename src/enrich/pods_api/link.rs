@@ -9,15 +9,28 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Response;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use tokio::time::sleep;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tracing::warn;
 
-use super::watch::{LONGEST_PAUSE, WATCH_SECONDS, backoff};
+use super::watch::{LONGEST_PAUSE, backoff};
 use crate::telemetry::throttle;
 
 /// A connection that isn't there after this has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing came for so long is asked whether the other end is still there, again
+/// and again at [`PROBES_APART`]; after [`PROBES`] without an answer it has failed. That is sooner than
+/// an unknown pod is given up by default: until then an API server without power is in sync.
+const QUIET: Duration = Duration::from_secs(15);
+const PROBES_APART: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 type Failure = Box<dyn Error + Send + Sync>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, Failure>> + Send>>;
@@ -44,16 +57,44 @@ pub(super) struct Cluster {
 }
 
 impl Connection {
-    pub(super) fn by(mut config: Config) -> Result<Self, Failure> {
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        // A watch may be silent for as long as it was asked for, and a broken connection for ever.
-        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS.end) + 10));
-        config.reset_reader_on_write = true;
-        // Retrying is done in the watch, where an error also puts the store out of sync.
-        config.default_retry = false;
-        let (url, authority) = (config.cluster_url.to_string(), config.root_cert.clone());
-        Ok(Self { client: Client::try_from(config)?, cluster: Cluster { url, authority } })
+    /// What kube makes of a configuration by itself, but for connections that find out when the other
+    /// end has gone without a word, and without retrying: that is done in the watch, where an error
+    /// also puts the store out of sync. How long answers may take is decided there too.
+    pub(super) fn by(config: Config) -> Result<Self, Failure> {
+        if let Some(proxy) = &config.proxy_url {
+            let host = proxy.host().unwrap_or_default();
+            return Err(format!("the API server can't be asked through a proxy ({host})").into());
+        }
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(QUIET));
+        connector.set_keepalive_interval(Some(PROBES_APART));
+        connector.set_keepalive_retries(Some(PROBES));
+        let connector = config.rustls_https_connector_with_connector(connector)?;
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer()?)
+            .layer(config.extra_headers_layer()?)
+            .map_err(BoxError::from)
+            .service(HttpClient::builder(TokioExecutor::new()).build(connector))
+            .map_response(noted);
+        let client = ClientBuilder::new(service, config.default_namespace).build();
+        let cluster = Cluster { url: config.cluster_url.to_string(), authority: config.root_cert };
+        Ok(Self { client, cluster })
     }
+}
+
+/// Says what a gateway before the API server answers: of an answer that is not the API server's own
+/// the client tells no status.
+fn noted<B>(response: Response<B>) -> Response<B> {
+    let status = response.status();
+    if status.is_server_error()
+        && let Some(suppressed) = throttle::allow(&format!("the API server answers {status}"))
+    {
+        warn!(suppressed, %status, "the API server, or what is before it, can't answer");
+    }
+    response
 }
 
 /// A client, and how to get a newer one.

@@ -17,7 +17,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use self::link::{Cluster, Connect, Connection};
 use self::server::{Answer, More, Server};
 use self::watch::{
-    ABSENT_PAUSE, ANSWER, LIST_TIME, LONGEST_PAUSE, SETTLED, SHORTEST_PAUSE, absent_pause, backoff,
+    ABSENT_PAUSE, ANSWER, LIST_TIME, LONGEST_PAUSE, MARKLESS, SETTLED, SHORTEST_PAUSE,
+    absent_pause, backoff,
 };
 use super::*;
 use crate::enrich::facts::tests::{facts, stream, taskmanager};
@@ -284,12 +285,32 @@ async fn a_watch_that_is_not_answered_is_out_of_sync_soon_and_asked_for_again() 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_should_have_ended_long_ago_is_dead() {
     let list = Answer::watch().added(told("u1", &[])).all_listed(7);
-    let followed = Followed::new(FlinkWatch::Off, [list, Answer::watch().added(told("u2", &[]))]);
-    followed.until("the second watch tells", |followed| followed.knows("u2")).await;
+    let another = Answer::watch().added(told("u2", &[])).all_listed(9);
+    let followed = Followed::new(FlinkWatch::Off, [list, another]);
+    followed.until("another list tells", |followed| followed.knows("u2")).await;
     assert_eq!(followed.syncs(), [true, false, true]);
     let pause = followed.server.pauses()[0].as_secs();
     let range = u64::from(WATCH_SECONDS.start)..u64::from(WATCH_SECONDS.end) + 10;
     assert!(range.contains(&pause), "{pause}");
+}
+
+/// As of a server whose store was set back to an older state: what it says is older than what the
+/// watch has come to, and it passes that over.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_gets_no_more_bookmarks_is_given_up_for_a_list() {
+    let (list, more) = Answer::watch().added(told("u1", &[])).all_listed(7).bookmark(9).goes_on();
+    let another = Answer::watch().added(told("u2", &[])).all_listed(5);
+    let followed = Followed::new(FlinkWatch::Off, [list, Answer::watch(), another]);
+    followed.until("the list is complete", |followed| followed.store.in_sync()).await;
+    sleep(SETTLED).await;
+    drop(more);
+    followed.until("another list tells", |followed| followed.knows("u2")).await;
+    let pauses = followed.server.pauses();
+    check_pause(pauses[1] - MARKLESS, 0);
+    let asked = followed.server.asked();
+    assert!(asked[1].ends_with("&resourceVersion=9"), "{asked:#?}");
+    assert!(asked[2].contains("sendInitialEvents=true"), "{asked:#?}");
+    assert_eq!(followed.syncs(), [true, false, true]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -551,6 +572,34 @@ async fn an_authority_that_was_replaced_is_read_again() {
     let waited = timeout(Duration::from_secs(30), recovers).await;
     assert!(waited.is_ok(), "read {reads:?} times");
     assert_eq!(followed.server.asked().len(), 1);
+}
+
+/// In how long the kernel's keepalive timer (2) on a connection of this process to `port` goes off, by
+/// the column `tr tm->when` of the table, in hundredths of a second.
+/// Source: Linux `Documentation/networking/proc_net_tcp.rst`.
+fn is_looked_after_within(port: u16) -> Option<Duration> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let peer = format!("0100007F:{port:04X}");
+    table.lines().find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let timer = (columns[2] == peer).then(|| columns[5].strip_prefix("02:"))??;
+        Some(Duration::from_millis(10 * u64::from_str_radix(timer, 16).unwrap()))
+    })
+}
+
+/// An API server that loses its power says nothing any more; the kernel finds that out.
+#[tokio::test]
+async fn the_kernel_looks_whether_the_other_end_is_still_there() {
+    let server = Server::new([Answer::watch().added(told("u1", &[])).all_listed(7)]);
+    let url = server.listen(acceptor()).await;
+    let port = url.rsplit(':').next().unwrap().parse().unwrap();
+    let connect = by_kubeconfig(&url, &fixture("ca.crt"), &Arc::default());
+    let followed = Followed::by(server, FlinkWatch::Off, connect);
+    followed.until("the server is asked", |followed| followed.store.in_sync()).await;
+    let waited = followed.until("the connection is looked after", |_| {
+        is_looked_after_within(port).is_some_and(|soon| soon <= Duration::from_secs(15))
+    });
+    assert!(timeout(Duration::from_secs(30), waited).await.is_ok());
 }
 
 /// A pod of Flink's, known and told of further.

@@ -90,6 +90,8 @@ impl Trouble {
             // The version has expired. Said in the stream, whatever it is might come again from there.
             (Phase::Watch, Some(400 | 410 | 422)) => (Wait::Pause, Begin::Anew),
             (Phase::Watch, Some(_)) if in_events => (Wait::Pause, Begin::Anew),
+            // The server may not have come to the version yet.
+            (Phase::Watch, None) if matches!(self, Self::Silence(_)) => (Wait::Pause, Begin::Anew),
             _ => (Wait::Pause, Begin::Resume),
         };
         let renew = match self {
@@ -227,12 +229,12 @@ mod tests {
                 &Trouble::Request(broken()),
                 &Trouble::Events(broken()),
                 &Trouble::NoAnswer(silence),
-                &Trouble::Silence(silence),
             ] {
                 check(trouble, phase, Wait::Pause, Begin::Resume, true);
             }
             check(&Trouble::NoVersion, phase, Wait::Pause, Begin::Resume, false);
         }
+        check(&Trouble::Silence(silence), Phase::Watch, Wait::Pause, Begin::Anew, true);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! 1.32, off in 1.33, on again from 1.34); a server that refuses that, or doesn't come to its end, is
 //! asked for a plain list. Both are served from the API server's cache (resource version 0), but for
 //! a list in pages. A watch that is over is resumed where it was, by the last object or bookmark,
-//! also with another client; only a version that can't be resumed from, or the way to another
-//! cluster, brings a new list. Each object is trimmed to its facts as it comes; one that can't be
+//! also with another client; only a version that can't be resumed from, a watch that fell silent, or
+//! the way to another cluster brings a new list. Each object is trimmed to its facts as it comes; one that can't be
 //! understood is left out.
 //!
 //! Guarantees that a watch resumes at once only after one that lasted [`SETTLED`]. Whatever else
@@ -57,6 +57,11 @@ pub(super) const LIST_TIME: Duration = Duration::from_secs(70);
 pub(super) const WATCH_SECONDS: std::ops::Range<u32> = 230..290;
 /// A watch that has said nothing for so long after it should have ended is taken as dead.
 const OVERDUE: Duration = Duration::from_secs(5);
+/// An API server that sends bookmarks sends one a minute; a watch that gets none for so long is dead, or
+/// was resumed where the server has not come yet, because an older state of its store was restored: it
+/// would say nothing until then. Source: kubernetes/kubernetes `apiserver/pkg/storage/cacher`
+/// (`defaultBookmarkFrequency`, and `cacheWatcher.process`, which passes what is not newer over).
+pub(super) const MARKLESS: Duration = Duration::from_secs(150);
 
 /// What the end of a streamed list is marked with.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
@@ -83,6 +88,8 @@ pub(super) struct Watch {
     version: Option<String>,
     /// The next list is a plain one.
     plain: bool,
+    /// This API server has sent a bookmark to a watch.
+    marks: bool,
     /// Nothing has proven since the last trouble that the API server is reached.
     lost: bool,
     /// The pauses still to come; there from trouble until a watch has lasted.
@@ -98,7 +105,7 @@ struct Course {
 
 impl Watch {
     pub(super) fn new(link: Link, query: Query) -> Self {
-        Self { link, query, version: None, plain: false, lost: false, pauses: None }
+        Self { link, query, version: None, plain: false, marks: false, lost: false, pauses: None }
     }
 
     /// Hands each event to `apply`, objects trimmed by `trim`; one that can't be told from others
@@ -178,6 +185,7 @@ impl Watch {
             Phase::StreamedList | Phase::PlainList => None,
             // Silence until then is a good sign.
             Phase::Watch if self.lost => Some(SETTLED),
+            Phase::Watch if self.marks => Some(MARKLESS),
             Phase::Watch => Some(Duration::from_secs(self.query.seconds.into()) + OVERDUE),
         }
     }
@@ -207,6 +215,7 @@ impl Watch {
                 return Ok(());
             }
             WatchEvent::Bookmark(mark) => {
+                self.marks = true;
                 self.pass(Some(mark.metadata.resource_version), apply);
                 return Ok(());
             }
@@ -310,7 +319,7 @@ impl Watch {
     async fn renew(&mut self) {
         match self.link.renew().await {
             // Versions mean nothing in another cluster.
-            Ok(true) => self.version = None,
+            Ok(true) => (self.version, self.marks) = (None, false),
             Ok(false) => {}
             Err(error) => {
                 if let Some(suppressed) = throttle::allow("way to the API server") {

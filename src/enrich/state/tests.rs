@@ -141,14 +141,81 @@ fn saved_facts_count_until_a_source_knows_better() {
     assert!(state.pods["u1"].gone.is_none());
 }
 
+/// The mirror pod of a static pod.
+fn mirror(uid: &str, hash: &str) -> PodFacts {
+    PodFacts { config_hash: Some(hash.to_owned()), is_static: true, ..labelled(uid, uid) }
+}
+
+#[test]
+fn saved_labels_of_a_namespace_stay_with_a_pod_that_has_gone() {
+    let saved = |uid: &str, team: Option<&str>| PodFacts {
+        namespace_labels: team.map(|team| [("team".to_owned(), team.to_owned())].into()),
+        ..labelled(uid, "a")
+    };
+    let team = |state: &State, uid: &str| {
+        let facts = state.lookup(&stream(uid, "tm-1-1")).expect("restored");
+        facts.namespace_labels.as_ref().map(|labels| labels["team"].clone())
+    };
+    let mut state = State::default();
+    state.require_namespaces();
+    state.restore(vec![saved("u1", Some("x")), saved("u2", Some("x")), saved("u3", None)]);
+    apply(&mut state, list([labelled("u2", "a")]));
+    assert_eq!(team(&state, "u1").as_deref(), Some("x"));
+    assert_eq!(team(&state, "u2").as_deref(), Some("x"), "until its namespace is known");
+    let mut told = short(state.apply_namespace(Event::Found(namespace("flink", &[("team", "y")]))));
+    told.sort();
+    assert_eq!(told, ["u2", "u3"]);
+    let teams = ["u1", "u2", "u3"].map(|uid| team(&state, uid));
+    let expected = ["x", "y", "y"].map(|team| Some(team.to_owned()));
+    assert_eq!(teams, expected, "of what has gone the last that was known");
+
+    let mut without = State::default();
+    without.restore(vec![saved("u1", Some("x"))]);
+    assert_eq!(team(&without, "u1"), None, "nobody needs them any more");
+}
+
+#[test]
+fn whoever_claims_a_hash_gets_neither_the_streams_nor_the_facts_of_its_pod() {
+    let mut state = State::default();
+    let claims = PodFacts { name: "claims".to_owned(), ..mirror("u2", "h1") };
+    apply(&mut state, list([mirror("u1", "h1"), claims.clone()]));
+    assert!(!claims.owns(&stream("h1", "tm-1-1")));
+    assert_eq!(label(&state, "h1").as_deref(), Some("u1"));
+    apply(
+        &mut state,
+        [Event::Changed(PodFacts { pod_ip: Some("10.0.0.9".to_owned()), ..claims.clone() })],
+    );
+    assert_eq!(label(&state, "h1").as_deref(), Some("u1"));
+
+    let claims_uid = PodFacts { config_hash: Some("u1".to_owned()), ..claims };
+    apply(&mut state, [Event::Changed(claims_uid), Event::Deleted(mirror("u1", "h1"))]);
+    state.release("u1");
+    assert!(!state.pods.contains_key("u1") && state.pods.contains_key("u2"));
+}
+
+#[test]
+fn of_a_hash_that_changes_only_the_last_is_kept() {
+    let mut state = State::default();
+    apply(&mut state, (0..100).map(|hash| Event::Changed(mirror("u1", &format!("h{hash}")))));
+    assert_eq!(state.fixed.len(), 1);
+    assert_eq!(label(&state, "h99").as_deref(), Some("u1"));
+    assert_eq!(label(&state, "h0"), None);
+}
+
+#[test]
+fn a_static_pod_that_was_made_anew_is_released_with_all_that_it_was() {
+    let mut state = State::default();
+    apply(&mut state, list([mirror("u1", "h")]));
+    assert!(label(&state, "h").is_some());
+    apply(&mut state, [Event::Deleted(mirror("u1", "h")), Event::Changed(mirror("u2", "h"))]);
+    assert!(label(&state, "h").is_some() && state.is_wanted("u1") && state.is_wanted("u2"));
+    state.release("h");
+    assert!(!state.pods.contains_key("u1") && !state.is_wanted("u2"));
+}
+
 #[test]
 fn static_pods_are_found_by_hash_or_else_by_name() {
     let mut state = State::default();
-    let mirror = |uid: &str, hash: &str| PodFacts {
-        config_hash: Some(hash.to_owned()),
-        is_static: true,
-        ..labelled(uid, uid)
-    };
     let nameless =
         PodFacts { is_static: true, name: "etcd-node-a".to_owned(), ..labelled("u9", "u9") };
     apply(&mut state, list([mirror("u1", "h1"), nameless]));
@@ -168,13 +235,8 @@ fn static_pods_are_found_by_hash_or_else_by_name() {
 #[test]
 fn the_hash_stays_with_the_pod_that_is_there() {
     let mut state = State::default();
-    let mirror = |uid: &str| PodFacts {
-        config_hash: Some("h".to_owned()),
-        is_static: true,
-        ..labelled(uid, uid)
-    };
-    apply(&mut state, list([mirror("u1")]));
-    apply(&mut state, [Event::Changed(mirror("u2")), Event::Deleted(mirror("u1"))]);
+    apply(&mut state, list([mirror("u1", "h")]));
+    apply(&mut state, [Event::Changed(mirror("u2", "h")), Event::Deleted(mirror("u1", "h"))]);
     assert_eq!(label(&state, "h").as_deref(), Some("u2"));
 }
 

@@ -239,7 +239,8 @@ impl Worker {
         if !self.source_told && now >= self.began + SOURCE_WAIT {
             self.source_tells();
         }
-        self.wait_for_pods(passed);
+        // Asleep, or stopped, for longer, nobody was waiting.
+        self.wait_for_pods(passed.min(2 * TICK));
         if std::mem::take(&mut self.scan_wanted) {
             (self.setup.rescan.0)();
         }
@@ -266,7 +267,8 @@ impl Worker {
         let wait = self.setup.agent.kubernetes.unknown_pod_wait;
         let mut keys = Vec::new();
         for (key, stream) in &mut self.streams {
-            if !stream.is_undecided() {
+            // One that came since the last tick has not been waited for that long.
+            if !stream.is_undecided() || !std::mem::replace(&mut stream.awaited, true) {
                 continue;
             }
             let (pod, status) = (stream.waited, stream.status_waited);

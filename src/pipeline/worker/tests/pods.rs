@@ -106,6 +106,21 @@ fn a_run_that_begins_in_an_outage_is_taken_without_its_status() {
 }
 
 #[test]
+fn time_in_which_nobody_waited_is_no_wait() {
+    let mut node = node(BY_LABEL);
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.raw("1.log", "stdout F", "of a run that began after an idle minute");
+    let (name, files) = (Node::stream(1), node.files().remove(&1).expect("written"));
+    node.worker().setup.inbox.tell(Event::Listing { name, files, later_restart: false });
+    node.settle(60);
+    node.settle(60);
+    let key = node.worker().names[&Node::stream(1)];
+    assert!(node.worker().streams[&key].is_undecided(), "its status may come at any time");
+    node.wait(1);
+    assert_eq!(node.indexed(), lines(["of a run that began after an idle minute"]));
+}
+
+#[test]
 fn a_known_pod_is_not_given_up_in_an_outage() {
     let mut node = node(BY_NAMESPACE_LABEL);
     let wait = node.agent.kubernetes.unknown_pod_wait.as_secs();
@@ -182,4 +197,16 @@ fn the_facts_of_a_pod_that_went_outlive_the_agent() {
     assert!(node.worker().setup.pods.find("n", "p").is_none());
     node.crash(0);
     assert!(Store::open_soon(&node.state()).pods().is_empty());
+}
+
+#[test]
+fn the_facts_of_a_pod_that_nobody_could_decide_on_outlive_the_agent_too() {
+    let mut node = node(BY_NAMESPACE_LABEL);
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.line("of a namespace that nobody told of yet");
+    node.scan();
+    node.finish();
+    node.crash(0);
+    let saved: Vec<PodFacts> = Store::open_soon(&node.state()).pods().values().cloned().collect();
+    assert_eq!(saved, [pod("x")]);
 }
