@@ -16,13 +16,14 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use tokio::time::sleep;
+use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tracing::warn;
 
 use super::watch::{LONGEST_PAUSE, backoff};
 use crate::telemetry::throttle;
 
-/// A connection that isn't there after this has failed.
+/// A connection that isn't there, with TLS, after this has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection on which nothing came for so long is asked whether the other end is still there, again
@@ -67,11 +68,12 @@ impl Connection {
         }
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_keepalive(Some(QUIET));
         connector.set_keepalive_interval(Some(PROBES_APART));
         connector.set_keepalive_retries(Some(PROBES));
         let connector = config.rustls_https_connector_with_connector(connector)?;
+        let connector = ServiceBuilder::new().timeout(CONNECT_TIMEOUT).service(connector);
+        let connector = BoxCloneSyncService::new(connector);
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer()?)

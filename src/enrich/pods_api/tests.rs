@@ -285,32 +285,60 @@ async fn a_watch_that_is_not_answered_is_out_of_sync_soon_and_asked_for_again() 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_should_have_ended_long_ago_is_dead() {
     let list = Answer::watch().added(told("u1", &[])).all_listed(7);
-    let another = Answer::watch().added(told("u2", &[])).all_listed(9);
-    let followed = Followed::new(FlinkWatch::Off, [list, another]);
-    followed.until("another list tells", |followed| followed.knows("u2")).await;
+    let followed = Followed::new(FlinkWatch::Off, [list, Answer::watch().added(told("u2", &[]))]);
+    followed.until("the second watch tells", |followed| followed.knows("u2")).await;
     assert_eq!(followed.syncs(), [true, false, true]);
     let pause = followed.server.pauses()[0].as_secs();
     let range = u64::from(WATCH_SECONDS.start)..u64::from(WATCH_SECONDS.end) + 10;
     assert!(range.contains(&pause), "{pause}");
 }
 
-/// As of a server whose store was set back to an older state: what it says is older than what the
-/// watch has come to, and it passes that over.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_gets_no_more_bookmarks_is_given_up_for_a_list() {
+async fn a_watch_that_gets_no_more_bookmarks_is_dead() {
+    let (list, _more) = Answer::watch().added(told("u1", &[])).all_listed(7).bookmark(9).goes_on();
+    let followed = Followed::new(FlinkWatch::Off, [list, Answer::watch()]);
+    let back = |followed: &Followed| followed.syncs() == [true, false, true];
+    followed.until("it is in sync again", back).await;
+    check_pause(followed.server.pauses()[0] - MARKLESS, 0);
+    let asked = followed.server.asked();
+    assert!(asked[1].ends_with("&resourceVersion=9"), "no new list: {asked:#?}");
+}
+
+/// Where nothing changes and the store doesn't say how far it has come, there are no bookmarks.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_gets_no_bookmark_at_all_is_waited_for() {
     let (list, more) = Answer::watch().added(told("u1", &[])).all_listed(7).bookmark(9).goes_on();
-    let another = Answer::watch().added(told("u2", &[])).all_listed(5);
-    let followed = Followed::new(FlinkWatch::Off, [list, Answer::watch(), another]);
+    let (quiet, quiet_more) = Answer::watch().goes_on();
+    let followed = Followed::new(FlinkWatch::Off, [list, quiet, Answer::watch()]);
     followed.until("the list is complete", |followed| followed.store.in_sync()).await;
     sleep(SETTLED).await;
     drop(more);
-    followed.until("another list tells", |followed| followed.knows("u2")).await;
-    let pauses = followed.server.pauses();
-    check_pause(pauses[1] - MARKLESS, 0);
+    sleep(Duration::from_secs(WATCH_SECONDS.start.into())).await;
+    drop(quiet_more);
+    followed.until("it is resumed", |followed| followed.server.asked().len() == 3).await;
     let asked = followed.server.asked();
-    assert!(asked[1].ends_with("&resourceVersion=9"), "{asked:#?}");
-    assert!(asked[2].contains("sendInitialEvents=true"), "{asked:#?}");
-    assert_eq!(followed.syncs(), [true, false, true]);
+    assert!(asked[2].ends_with("&resourceVersion=9"), "no new list: {asked:#?}");
+    assert_eq!(followed.syncs(), [true]);
+}
+
+/// It would say nothing until it has come to the version of the watch again.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_set_back_is_asked_for_a_list() {
+    let (list, more) = listed("u1");
+    let another = Answer::watch().added(told("u2", &[])).all_listed(5);
+    let server = Server::new([list, Answer::status(503), Answer::watch(), another]);
+    let connect = to_servers([&server]);
+    let followed = Followed::by(server, FlinkWatch::Off, connect);
+    followed.until("the list is complete", |followed| followed.store.in_sync()).await;
+    sleep(SETTLED).await;
+    followed.server.set_back();
+    drop(more);
+    followed.until("another list tells", |followed| followed.knows("u2")).await;
+    followed.until("the list is complete", |followed| followed.store.in_sync()).await;
+    assert_eq!(followed.syncs(), [true, false, true], "it was never taken for in sync meanwhile");
+    let asked = followed.server.asked();
+    assert!(asked[2].ends_with("&resourceVersion=7"), "{asked:#?}");
+    assert!(asked[3].contains("sendInitialEvents=true"), "{asked:#?}");
 }
 
 #[tokio::test(start_paused = true)]

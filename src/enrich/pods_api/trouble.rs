@@ -35,6 +35,9 @@ pub(super) enum Trouble {
     /// Without an error, but too soon to be asked again at once.
     #[error("the API server ended it at once")]
     Ended,
+    /// Its store was set back: a watch would be silent until it has come there again.
+    #[error("the API server has not come to where the watch was")]
+    Behind,
     #[error("the list has no resource version")]
     NoVersion,
     #[error("the list goes on with the page that it went on with before")]
@@ -90,15 +93,16 @@ impl Trouble {
             // The version has expired. Said in the stream, whatever it is might come again from there.
             (Phase::Watch, Some(400 | 410 | 422)) => (Wait::Pause, Begin::Anew),
             (Phase::Watch, Some(_)) if in_events => (Wait::Pause, Begin::Anew),
-            // The server may not have come to the version yet.
-            (Phase::Watch, None) if matches!(self, Self::Silence(_)) => (Wait::Pause, Begin::Anew),
+            (Phase::Watch, _) if matches!(self, Self::Behind) => (Wait::Pause, Begin::Anew),
             _ => (Wait::Pause, Begin::Resume),
         };
         let renew = match self {
             Self::Request(kube::Error::SerdeError(_)) => false,
             Self::Request(_) | Self::Events(_) => code.is_none_or(|code| code == 401),
             Self::NoAnswer(_) | Self::Silence(_) => true,
-            Self::Unfinished(_) | Self::Ended | Self::NoVersion | Self::SamePage => false,
+            Self::Unfinished(_) | Self::Ended | Self::Behind | Self::NoVersion | Self::SamePage => {
+                false
+            }
         };
         Remedy { wait, begin, renew }
     }
@@ -149,6 +153,14 @@ impl Trouble {
             _ => None,
         }
     }
+}
+
+/// Whether the API server has not come to the version that was asked for.
+/// Source: kubernetes/kubernetes `apiserver/pkg/storage/errors.go` (`NewTooLargeResourceVersionError`).
+pub(super) fn is_behind(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
 }
 
 /// Whether one object could not be understood. kube takes any JSON that is no event for a status,
@@ -214,6 +226,7 @@ mod tests {
         for code in [410, 500] {
             check(&Trouble::Events(answered(code)), watch, Wait::Pause, Begin::Anew, false);
         }
+        check(&Trouble::Behind, watch, Wait::Pause, Begin::Anew, false);
         for code in [403, 429, 503] {
             check(&Trouble::Request(answered(code)), watch, Wait::Pause, Begin::Resume, false);
         }
@@ -229,12 +242,12 @@ mod tests {
                 &Trouble::Request(broken()),
                 &Trouble::Events(broken()),
                 &Trouble::NoAnswer(silence),
+                &Trouble::Silence(silence),
             ] {
                 check(trouble, phase, Wait::Pause, Begin::Resume, true);
             }
             check(&Trouble::NoVersion, phase, Wait::Pause, Begin::Resume, false);
         }
-        check(&Trouble::Silence(silence), Phase::Watch, Wait::Pause, Begin::Anew, true);
     }
 
     #[test]

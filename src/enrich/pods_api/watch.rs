@@ -4,8 +4,8 @@
 //! 1.32, off in 1.33, on again from 1.34); a server that refuses that, or doesn't come to its end, is
 //! asked for a plain list. Both are served from the API server's cache (resource version 0), but for
 //! a list in pages. A watch that is over is resumed where it was, by the last object or bookmark,
-//! also with another client; only a version that can't be resumed from, a watch that fell silent, or
-//! the way to another cluster brings a new list. Each object is trimmed to its facts as it comes; one that can't be
+//! also with another client; only a version that can't be resumed from, or the way to another
+//! cluster, brings a new list. Each object is trimmed to its facts as it comes; one that can't be
 //! understood is left out.
 //!
 //! Guarantees that a watch resumes at once only after one that lasted [`SETTLED`]. Whatever else
@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 
 use super::link::Link;
 use super::page::{Page, known};
-use super::trouble::{Begin, Phase, Trouble, Wait, is_unreadable};
+use super::trouble::{Begin, Phase, Trouble, Wait, is_behind, is_unreadable};
 use crate::enrich::state::Event;
 use crate::telemetry::throttle;
 
@@ -57,11 +57,14 @@ pub(super) const LIST_TIME: Duration = Duration::from_secs(70);
 pub(super) const WATCH_SECONDS: std::ops::Range<u32> = 230..290;
 /// A watch that has said nothing for so long after it should have ended is taken as dead.
 const OVERDUE: Duration = Duration::from_secs(5);
-/// An API server that sends bookmarks sends one a minute; a watch that gets none for so long is dead, or
-/// was resumed where the server has not come yet, because an older state of its store was restored: it
-/// would say nothing until then. Source: kubernetes/kubernetes `apiserver/pkg/storage/cacher`
-/// (`defaultBookmarkFrequency`, and `cacheWatcher.process`, which passes what is not newer over).
+/// A watch that has had a bookmark gets another every minute; one that gets none for so long is dead.
+/// Before the first, silence means nothing: a bookmark is passed over unless something of the kind has
+/// changed since the watch began, or the store says how far it has come, which it may never do.
+/// Source: kubernetes/kubernetes `apiserver/pkg/storage/cacher` (`defaultBookmarkFrequency`,
+/// `cacheWatcher.process`).
 pub(super) const MARKLESS: Duration = Duration::from_secs(150);
+/// What no object is called.
+const NOBODY: &str = "metadata.name=nobody";
 
 /// What the end of a streamed list is marked with.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
@@ -88,8 +91,6 @@ pub(super) struct Watch {
     version: Option<String>,
     /// The next list is a plain one.
     plain: bool,
-    /// This API server has sent a bookmark to a watch.
-    marks: bool,
     /// Nothing has proven since the last trouble that the API server is reached.
     lost: bool,
     /// The pauses still to come; there from trouble until a watch has lasted.
@@ -101,11 +102,13 @@ struct Course {
     phase: Phase,
     /// When a watch began to tell what is new.
     since: Option<Instant>,
+    /// It has told a bookmark.
+    marked: bool,
 }
 
 impl Watch {
     pub(super) fn new(link: Link, query: Query) -> Self {
-        Self { link, query, version: None, plain: false, marks: false, lost: false, pauses: None }
+        Self { link, query, version: None, plain: false, lost: false, pauses: None }
     }
 
     /// Hands each event to `apply`, objects trimmed by `trim`; one that can't be told from others
@@ -116,7 +119,7 @@ impl Watch {
         K::DynamicType: Default,
     {
         loop {
-            let mut course = Course { phase: self.phase(), since: None };
+            let mut course = Course { phase: self.phase(), since: None, marked: false };
             let end = self.attempt(&mut course, trim, &apply).await;
             let lasted = course.since.is_some_and(|since| since.elapsed() >= SETTLED);
             if lasted {
@@ -165,7 +168,7 @@ impl Watch {
             Phase::StreamedList | Phase::PlainList => apply(Event::Init),
         }
         loop {
-            let wait = self.wait(course.phase);
+            let wait = self.wait(course);
             let until = wait.map_or(complete_by, |wait| Instant::now() + wait);
             match (timeout_at(until, events.next()).await, wait) {
                 (Ok(Some(Ok(event))), _) => self.take(event, course, trim, apply)?,
@@ -173,20 +176,44 @@ impl Watch {
                 (Ok(Some(Err(error))), _) => return Err(Trouble::Events(error)),
                 (Ok(None), _) => return Ok(()),
                 (Err(_), None) => return Err(Trouble::Unfinished(LIST_TIME)),
-                (Err(_), Some(_)) if self.lost => self.found(apply),
+                (Err(_), Some(_)) if self.lost => {
+                    self.ask_how_far::<K>().await?;
+                    self.found(apply);
+                }
                 (Err(_), Some(wait)) => return Err(Trouble::Silence(wait)),
             }
         }
     }
 
     /// How long a watch may be silent; a list has to come to its end.
-    fn wait(&self, phase: Phase) -> Option<Duration> {
-        match phase {
+    fn wait(&self, course: &Course) -> Option<Duration> {
+        match course.phase {
             Phase::StreamedList | Phase::PlainList => None,
-            // Silence until then is a good sign.
+            // Silence until then is a good sign, if the server has come so far.
             Phase::Watch if self.lost => Some(SETTLED),
-            Phase::Watch if self.marks => Some(MARKLESS),
+            Phase::Watch if course.marked => Some(MARKLESS),
             Phase::Watch => Some(Duration::from_secs(self.query.seconds.into()) + OVERDUE),
+        }
+    }
+
+    /// Makes sure that the API server has come to where the watch is. It would take a version of its
+    /// future, and say nothing until it is there; of a list, also of nothing, it says that it can't.
+    async fn ask_how_far<K>(&self) -> Result<(), Trouble>
+    where
+        K: Resource<DynamicType: Default> + DeserializeOwned,
+    {
+        let fields = self.query.fields.iter().map(String::as_str).chain([NOBODY]);
+        let params = ListParams {
+            field_selector: Some(fields.collect::<Vec<_>>().join(",")),
+            limit: None,
+            resource_version: self.version.clone(),
+            ..self.list_params()
+        };
+        let answer = timeout(ANSWER, Page::<K>::get(self.link.client(), &params)).await;
+        match answer.map_err(|_| Trouble::NoAnswer(ANSWER))? {
+            Ok(_) => Ok(()),
+            Err(error) if is_behind(&error) => Err(Trouble::Behind),
+            Err(error) => Err(Trouble::Request(error)),
         }
     }
 
@@ -209,13 +236,14 @@ impl Watch {
                     let version = known(mark.metadata.resource_version);
                     self.version = Some(version.ok_or(Trouble::NoVersion)?);
                     self.lost = false;
-                    *course = Course { phase: Phase::Watch, since: Some(Instant::now()) };
+                    course.phase = Phase::Watch;
+                    course.since = Some(Instant::now());
                     apply(Event::InitDone);
                 }
                 return Ok(());
             }
             WatchEvent::Bookmark(mark) => {
-                self.marks = true;
+                course.marked = true;
                 self.pass(Some(mark.metadata.resource_version), apply);
                 return Ok(());
             }
@@ -319,7 +347,7 @@ impl Watch {
     async fn renew(&mut self) {
         match self.link.renew().await {
             // Versions mean nothing in another cluster.
-            Ok(true) => (self.version, self.marks) = (None, false),
+            Ok(true) => self.version = None,
             Ok(false) => {}
             Err(error) => {
                 if let Some(suppressed) = throttle::allow("way to the API server") {
