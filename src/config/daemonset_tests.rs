@@ -256,6 +256,12 @@ fn the_image_is_of_this_version() {
     let version = concat!("image.version=\"", env!("CARGO_PKG_VERSION"), "\" ");
     let image = concat!("splashdam:", env!("CARGO_PKG_VERSION"));
     assert_eq!(container().image.as_deref(), Some(image));
+    for overlay in [
+        include_str!("../../daemonset/overlays/plain/kustomization.yaml"),
+        include_str!("../../daemonset/overlays/eck/kustomization.yaml"),
+    ] {
+        assert!(overlay.contains(concat!("newTag: ", env!("CARGO_PKG_VERSION"), "\n")));
+    }
     for part in [compiler, version, "\nUSER 65532:65532\n"] {
         assert!(dockerfile.contains(part), "{part}");
     }

@@ -459,8 +459,9 @@ fn resolve(link: &Path, pass: &mut Pass<'_>) -> Option<PathBuf> {
     let docker_root = pass.settings.docker_root.as_deref()?;
     let root = match fs::canonicalize(docker_root) {
         Ok(root) => root,
-        // All links dangle then, and none of them for its container's end.
+        // All links dangle then, and none of them for its container's end: nothing may be forgotten.
         Err(error) if error.kind() == ErrorKind::NotFound => {
+            pass.complete = false;
             let root = docker_root.display();
             tell(
                 Cause::Link,

@@ -73,19 +73,22 @@ fn docker_logs_are_read_through_links_and_filtered_into_a_file() {
 
 /// As in the manifests without the component `docker`: the tree is mounted, the files are not.
 #[test]
-fn links_to_what_is_not_mounted_are_counted_and_followed_once_it_is() {
+fn links_to_what_is_not_mounted_are_counted_and_the_place_in_it_is_kept() {
     let pod = Pod::taskmanager("flink", "orders", 1);
     let (node, _) = docker_node(&pod);
     let (mounted, aside) = (node.path("docker"), node.path("aside"));
-    fs::rename(&mounted, &aside).unwrap();
     let out = node.path("out.ndjson");
     node.pipeline("flink", &PIPELINE.replace("OUT", out.to_str().expect("UTF-8")));
+    assert_eq!(node.run_once().lines_indexed, 3);
+    fs::rename(&mounted, &aside).unwrap();
     let agent = node.run();
     wait_until(SOON, "the links are counted", || {
         agent.metric("splashdam_scan_errors_total", "{cause=\"link\"}") >= 1.0
     });
+    assert!(!agent.is_ready(), "it can't know what there is");
     fs::rename(&aside, &mounted).unwrap();
-    wait_until(SOON, "the lines are there", || agent.lines("indexed") == 3);
+    wait_until(SOON, "it is ready", || agent.is_ready());
+    assert_eq!((agent.lines("indexed"), agent.bytes_lost("gone")), (0, 0), "its place is kept");
     assert_eq!(agent.terminate(), Some(0));
 }
 
