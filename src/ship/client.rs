@@ -4,7 +4,8 @@
 //! one host; whether and when to ask again is decided elsewhere. Guarantees: redirects are never
 //! followed (they could lead the credentials elsewhere); no proxy is taken from the environment;
 //! a body is sent as it is, without a copy; an answer is read up to a limit. Limits: 10 s to
-//! connect, 90 s for a request and its answer, 1 MiB and 4 KiB for each document in an answer.
+//! connect, 90 s for a request and its answer; of an answer 1 MiB and 4 KiB for each document, for a
+//! single one 8 times its length.
 
 use std::fs;
 use std::io;
@@ -148,15 +149,17 @@ impl Client {
 
     /// Sends a bulk request of `documents` documents to the next host.
     pub(super) async fn bulk(&self, body: &Body, documents: usize, now: Instant) -> Exchange {
-        let host = self.lock().hosts.choose(now);
+        let (chosen, began) = (self.choose(now), Instant::now());
+        let host = chosen.host;
         let result = self.post(host, body, documents, now).await;
-        let fail_over = self.note(host, &result, now);
+        let fail_over = self.note(host, &result, now + began.elapsed());
         Exchange { host: self.hosts[host].name.clone(), result, fail_over }
     }
 
     /// Asks the next host whether it is there and lets us in, without writing.
     pub(super) async fn probe(&self, now: Instant) -> Exchange {
-        let host = self.lock().hosts.choose(now);
+        let (chosen, began) = (self.choose(now), Instant::now());
+        let host = chosen.host;
         let mut result = self.get(&self.hosts[host].root, now).await;
         if matches!(&result, Ok(reply) if reply.status == 403) {
             // `GET /` needs the cluster privilege `monitor`, which writing does not.
@@ -165,8 +168,12 @@ impl Client {
                 result = known;
             }
         }
-        let fail_over = self.note(host, &result, now);
+        let fail_over = self.note(host, &result, now + began.elapsed());
         Exchange { host: self.hosts[host].name.clone(), result, fail_over }
+    }
+
+    fn choose(&self, now: Instant) -> Chosen<'_> {
+        Chosen { client: self, host: self.lock().hosts.choose(now) }
     }
 
     async fn post(
@@ -187,7 +194,9 @@ impl Client {
         if body.gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
         }
-        let limit_bytes = (1 << 20) + documents.saturating_mul(4096);
+        // A reason quotes values of its document, escaped.
+        let each = if documents == 1 { body.plain_bytes.saturating_mul(8) } else { 4096 };
+        let limit_bytes = (1 << 20) + documents.saturating_mul(each);
         read(request.send().await, limit_bytes).await
     }
 
@@ -258,6 +267,18 @@ impl Client {
     }
 }
 
+/// A host that is being asked, until this is let go of.
+struct Chosen<'a> {
+    client: &'a Client,
+    host: usize,
+}
+
+impl Drop for Chosen<'_> {
+    fn drop(&mut self) {
+        self.client.lock().hosts.ended(self.host);
+    }
+}
+
 /// Reads an answer of at most `limit_bytes`.
 async fn read(
     response: Result<Response, reqwest::Error>,
@@ -271,7 +292,7 @@ async fn read(
     let mut body = BytesMut::with_capacity(told.unwrap_or(0).min(limit_bytes));
     while let Some(chunk) = response.chunk().await.map_err(failure)? {
         if body.len() + chunk.len() > limit_bytes {
-            return Err(Failure::new(Cause::NotUnderstood, "the answer is too long"));
+            return Err(Failure::new(Cause::AnswerTooLong, "the answer is too long"));
         }
         body.extend_from_slice(&chunk);
     }

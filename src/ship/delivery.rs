@@ -9,7 +9,8 @@
 //!  part ─▶ request ─▶ verdicts ─▶ indexed, duplicate, stored ─▶ counted      │
 //!            ▲  │         ├─────▶ retry ──────────┐                          │
 //!            │  │         └─────▶ refused ─▶ plain form, same id ─▶ refused ─▶ dead letter
-//!            │  └─ 413, 400 ─▶ two halves ────────┤
+//!            │  └─ 413, 400 ─▶ two halves ────────┤      (400 in nobody's words: a document is
+//!            │                                    │      refused only if others are taken)
 //!            └────────────────────────────────────┘
 //! ```
 //!
@@ -21,6 +22,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::bulk::{self, Body, Entry};
@@ -42,6 +44,10 @@ const MAX_PLAIN_FORM_BYTES: usize = 1024 * 1024;
 /// How often a document may fail with a 500 while others are taken.
 const FAILURES_MAX: u32 = 10;
 
+/// Of a delivery of which nothing but so many documents is left, which fail with a 500, nobody waits
+/// for the end.
+const STUCK_DOCUMENTS_MAX: usize = 16;
+
 /// What all deliveries of an output share.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -54,6 +60,8 @@ pub(super) struct Output {
     pub(super) health: Arc<Health>,
     pub(super) clock: Clock,
     pub(super) pace: Mutex<Pace>,
+    /// Another delivery is stuck.
+    pub(super) stuck: Notify,
 }
 
 /// What deliveries learn from each other's answers.
@@ -61,11 +69,13 @@ pub(super) struct Output {
 pub(super) struct Pace {
     pub(super) concurrency: Concurrency,
     closed: ClosedIndexes,
+    /// Deliveries of which nothing is left but what fails with a 500: others need not wait for them.
+    pub(super) stuck: usize,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { concurrency: Concurrency::new(), closed: ClosedIndexes::default() }
+        Self { concurrency: Concurrency::new(), closed: ClosedIndexes::default(), stuck: 0 }
     }
 }
 
@@ -170,9 +180,15 @@ enum Next {
 pub(super) async fn deliver(output: &Output, batch: Batch, seed: u64) -> Outcome {
     let mut delivery = Delivery::new(output, batch);
     let mut backoff = Backoff::new(seed);
+    let mut stuck = None;
     while let Some(part) = delivery.parts.pop() {
         let open = delivery.open;
         let next = delivery.send(part).await;
+        if !delivery.fails {
+            stuck = None;
+        } else if stuck.is_none() {
+            stuck = Some(Stuck::new(output));
+        }
         delivery.keep_letters(&mut backoff).await;
         delivery.hold();
         if delivery.open < open {
@@ -185,6 +201,23 @@ pub(super) async fn deliver(output: &Output, batch: Batch, seed: u64) -> Outcome
     delivery.outcome
 }
 
+/// A delivery that is stuck, until this is let go of.
+struct Stuck<'a>(&'a Output);
+
+impl<'a> Stuck<'a> {
+    fn new(output: &'a Output) -> Self {
+        output.pace().stuck += 1;
+        output.stuck.notify_one();
+        Self(output)
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        self.0.pace().stuck -= 1;
+    }
+}
+
 struct Delivery<'a> {
     output: &'a Output,
     batch: Batch,
@@ -195,6 +228,8 @@ struct Delivery<'a> {
     lettered: Vec<u32>,
     /// Items that are not safe yet.
     open: usize,
+    /// Nothing is left but a few documents that fail with a 500.
+    fails: bool,
     outcome: Outcome,
     began: Instant,
 }
@@ -220,6 +255,7 @@ impl<'a> Delivery<'a> {
             letters: Vec::new(),
             lettered: Vec::new(),
             open,
+            fails: false,
             outcome,
             began: output.clock.now(),
         }
@@ -248,6 +284,18 @@ impl<'a> Delivery<'a> {
                 (self.split(part, &Reason::new("too_large")), Next::Go)
             }
             Answer::Whole(Whole::Refused(reason)) => (self.split(part, &reason), Next::Go),
+            Answer::Whole(Whole::RefusedSomehow) if count > 1 || self.others_are_taken() => {
+                (self.split(part, &Reason::new("unknown")), Next::Go)
+            }
+            Answer::Whole(Whole::RefusedSomehow) => {
+                // Whatever else there is may show who is at fault.
+                self.parts.insert(0, part);
+                (Some(Cause::UnexpectedStatus), Next::Wait(retry_after))
+            }
+            Answer::Whole(Whole::AnswerTooLong) if count > 1 => (self.halve(part), Next::Go),
+            Answer::Whole(Whole::AnswerTooLong) => {
+                (self.again(part, Cause::AnswerTooLong), Next::Wait(retry_after))
+            }
             Answer::Whole(Whole::Retry(cause)) => {
                 let cause = self.again(part, cause);
                 let next = if fail_over { Next::Go } else { Next::Wait(retry_after) };
@@ -259,6 +307,8 @@ impl<'a> Delivery<'a> {
             None if self.open < open => output.recovered(),
             None => {}
         }
+        let few = self.parts.iter().map(|part| part.pending.len()).sum::<usize>();
+        self.fails = cause == Some(Cause::ItemFailed) && few <= STUCK_DOCUMENTS_MAX;
         next
     }
 
@@ -282,7 +332,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Counts what is safe, puts back what is not; the first cause for which something is sent
-    /// again.
+    /// again, [`Cause::ItemFailed`] only if there is no other.
     fn settle(&mut self, part: &Part, verdicts: Vec<Verdict>) -> Option<Cause> {
         let safe = |verdict: &Verdict| {
             matches!(verdict, Verdict::Indexed | Verdict::Duplicate | Verdict::Stored)
@@ -295,7 +345,7 @@ impl<'a> Delivery<'a> {
         }
         let plain = part.body.plain();
         let mut rest = Rest::default();
-        let mut first_cause = None;
+        let (mut first_cause, mut fails) = (None, false);
         let mut entries = bulk::entries(&plain);
         for (pending, verdict) in part.pending.iter().zip(verdicts) {
             let entry = entries.next().expect("a body has an entry for each of its items");
@@ -308,7 +358,7 @@ impl<'a> Delivery<'a> {
                     self.refuse(*pending, &entry, &reason, &mut rest);
                 }
                 Verdict::Retry(Cause::ItemFailed) => {
-                    first_cause.get_or_insert(Cause::ItemFailed);
+                    fails = true;
                     rest.keep(Pending { failures: pending.failures + 1, ..*pending }, &entry);
                 }
                 Verdict::Retry(cause) => {
@@ -321,27 +371,41 @@ impl<'a> Delivery<'a> {
         }
         if !rest.pending.is_empty() {
             let body = Body::new(rest.plain, part.body.gzip);
-            self.parts.push(Part { body, pending: rest.pending });
+            let part = Part { body, pending: rest.pending };
+            match first_cause {
+                // The other parts need not wait for it.
+                None if fails => self.parts.insert(0, part),
+                _ => self.parts.push(part),
+            }
         }
-        first_cause
+        first_cause.or_else(|| fails.then_some(Cause::ItemFailed))
     }
 
     /// Whether a document has failed often enough while others were taken: the fault is its own.
     fn fails_alone(&self, pending: Pending) -> bool {
+        pending.failures + 1 >= FAILURES_MAX && self.others_are_taken()
+    }
+
+    /// Whether the output has taken anything since this batch was begun.
+    fn others_are_taken(&self) -> bool {
         let taken_here = self.outcome.documents_indexed + self.outcome.duplicates_answered > 0;
-        let taken_elsewhere = || {
+        taken_here || {
             let last = self.output.health.last_acknowledged();
             last.is_some_and(|last| last > self.began)
-        };
-        pending.failures + 1 >= FAILURES_MAX && (taken_here || taken_elsewhere())
+        }
     }
 
     /// Two halves in place of the part; a single document is refused.
     fn split(&mut self, part: Part, reason: &Reason) -> Option<Cause> {
-        let count = part.pending.len();
-        if count == 1 {
+        if part.pending.len() == 1 {
             return self.settle(&part, vec![Verdict::Refused(reason.clone())]);
         }
+        self.halve(part)
+    }
+
+    /// Two halves in place of the part, which is more than one document.
+    fn halve(&mut self, part: Part) -> Option<Cause> {
+        let count = part.pending.len();
         let (first, second) = part.pending.split_at(count / 2);
         let second_body = part.body.slice(count / 2, usize::MAX);
         let first_body = part.body.slice(0, count / 2);
@@ -495,7 +559,10 @@ pub(super) fn judge(result: Result<Reply, Failure>, count: usize) -> Judged {
             Judged { answer, status, retry_after, detail: String::new() }
         }
         Err(Failure { cause, detail }) => {
-            let answer = Answer::Whole(Whole::Retry(cause));
+            let answer = Answer::Whole(match cause {
+                Cause::AnswerTooLong => Whole::AnswerTooLong,
+                cause => Whole::Retry(cause),
+            });
             Judged { answer, status: 0, retry_after: None, detail }
         }
     }
@@ -508,7 +575,8 @@ fn result_of(answer: &Answer) -> BulkResult {
         Answer::Items(verdicts) if verdicts.iter().all(good) => BulkResult::Ok,
         Answer::Items(_) => BulkResult::Partial,
         Answer::Whole(Whole::TooLarge) => BulkResult::TooLarge,
-        Answer::Whole(Whole::Refused(_)) => BulkResult::RefusedWhole,
+        Answer::Whole(Whole::Refused(_) | Whole::RefusedSomehow) => BulkResult::RefusedWhole,
+        Answer::Whole(Whole::AnswerTooLong) => BulkResult::NotUnderstood,
         Answer::Whole(Whole::Retry(cause)) => BulkResult::of(*cause),
     }
 }

@@ -81,7 +81,7 @@ impl BulkResult {
             Cause::Connect => Self::ConnectError,
             Cause::Timeout => Self::Timeout,
             Cause::Torn => Self::NoAnswer,
-            Cause::NotUnderstood => Self::NotUnderstood,
+            Cause::NotUnderstood | Cause::AnswerTooLong => Self::NotUnderstood,
             Cause::Unauthorized | Cause::Forbidden | Cause::Credentials => Self::Unauthorized,
             _ => Self::Unexpected,
         }

@@ -149,5 +149,6 @@ fn output(
         health,
         clock,
         pace: Mutex::new(Pace::new()),
+        stuck: tokio::sync::Notify::new(),
     })
 }

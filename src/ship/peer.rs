@@ -44,6 +44,8 @@ pub(super) enum Scripted {
     Limit(usize),
     /// Answers 400 to a request with a document that says `poison`, for the whole request.
     Poison,
+    /// Answers 500 for each document that says `poison`, and commits the rest.
+    Fails,
 }
 
 /// An answer without anything else.
@@ -211,13 +213,26 @@ async fn act(shared: &Shared, scripted: Scripted, body: &str) -> Result<Answer, 
             }
             good(commit(shared, body))
         }
+        Scripted::Fails => {
+            shared.script.lock().expect("unlocked").push_front(scripted);
+            good(commit_unless(shared, body, |document| document.contains("poison")))
+        }
     }
 }
 
 fn commit(shared: &Shared, body: &str) -> String {
+    commit_unless(shared, body, |_| false)
+}
+
+/// What fails is answered 500.
+fn commit_unless(shared: &Shared, body: &str, fails: impl Fn(&str) -> bool) -> String {
     let mut kept = shared.kept.lock().expect("unlocked");
     let mut items = Vec::new();
     for entry in bulk::entries(body.as_bytes()) {
+        if fails(&String::from_utf8_lossy(entry.document)) {
+            items.push(FAILS);
+            continue;
+        }
         let id = entry.target().id;
         if kept.contains_key(&id) {
             items.push(CONFLICT);
@@ -231,6 +246,10 @@ fn commit(shared: &Shared, body: &str) -> String {
 
 /// What Elasticsearch says to an id that is there.
 pub(super) const CONFLICT: &str = r#"{"status":409,"error":{"type":"version_conflict_engine_exception","reason":"[x]: version conflict, document already exists (current version [1])"}}"#;
+
+/// What Elasticsearch says where a plugin fails.
+pub(super) const FAILS: &str =
+    r#"{"status":500,"error":{"type":"null_pointer_exception","reason":null}}"#;
 
 fn keep_some(shared: &Shared, body: &str, items: &[&str]) -> String {
     let mut kept = shared.kept.lock().expect("unlocked");

@@ -1,8 +1,10 @@
 //! The batches of one output: which are taken, in what number at once, and which are forgotten.
 //!
 //! Owns the deliveries that are under way. Guarantees that each batch that was taken is reported as
-//! safe or as forgotten, and that its bytes of the budget are given back before. While the output is dead one batch, the oldest, goes
-//! on being tried; whatever else comes is forgotten at once.
+//! safe or as forgotten, and that its bytes of the budget are given back before. While the output is
+//! dead one batch, the oldest, goes on being tried; whatever else comes is forgotten at once. Batches
+//! of which only documents are left that fail with a 500 count for neither: [`STUCK_MAX`] of them take
+//! nobody's turn, and while nothing else is tried the next one is.
 //!
 //! A delivery that is let go of may have a request on its way. Its repetition has the same ids, so
 //! that costs a 409 and no duplicate, unless the index behind an alias has rolled over meanwhile.
@@ -43,10 +45,15 @@ pub(super) async fn run(
                 None => open = false,
             },
             Some(ended) = queue.deliveries.join_next_with_id() => queue.ended(ended),
+            // There may be room now.
+            () = output.stuck.notified() => {}
             () = impatient(&output.clock, ends) => queue.give_up(&mut batches),
         }
     }
 }
+
+/// Deliveries that are stuck and that nobody waits for.
+const STUCK_MAX: usize = 8;
 
 /// A batch that is being delivered.
 #[derive(Debug)]
@@ -80,11 +87,19 @@ impl Queue {
     }
 
     fn has_room(&self) -> bool {
-        self.patience.is_dead() || self.deliveries.len() < self.output.pace().concurrency.limit()
+        let pace = self.output.pace();
+        let limit = pace.concurrency.limit() + pace.stuck.min(STUCK_MAX);
+        self.patience.is_dead() || self.deliveries.len() < limit
+    }
+
+    /// Whether the output can't be known to be dead: nothing is tried but what may be at fault itself.
+    fn is_only_stuck(&self) -> bool {
+        let under_way = self.under_way.len();
+        under_way <= STUCK_MAX && under_way == self.output.pace().stuck
     }
 
     fn take(&mut self, batch: Batch) {
-        if self.patience.is_dead() {
+        if self.patience.is_dead() && !self.is_only_stuck() {
             return self.forget(batch);
         }
         self.patience.given(self.output.clock.now());

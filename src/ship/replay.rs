@@ -349,6 +349,19 @@ impl Replay<'_> {
                 halve(chunk, &part, reason, parts);
                 (None, Next::Go)
             }
+            // They are kept as they are, whoever said so.
+            Answer::Whole(Whole::RefusedSomehow) => {
+                halve(chunk, &part, Reason::new("unknown"), parts);
+                (None, Next::Go)
+            }
+            Answer::Whole(Whole::AnswerTooLong) if count > 1 => {
+                halve(chunk, &part, Reason::new("unknown"), parts);
+                (None, Next::Go)
+            }
+            Answer::Whole(Whole::AnswerTooLong) => {
+                parts.push(part);
+                (Some(Cause::AnswerTooLong), Next::Wait(retry_after))
+            }
             Answer::Whole(Whole::Retry(cause)) => {
                 parts.push(part);
                 let next = match cause {

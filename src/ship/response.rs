@@ -39,6 +39,8 @@ pub enum Cause {
     Torn,
     /// An answer that is cut off, is not JSON or does not have an item for each document.
     NotUnderstood,
+    /// An answer of which only the beginning was read.
+    AnswerTooLong,
     Unauthorized,
     Forbidden,
     /// The file of the password, key or certificate cannot be read or used.
@@ -70,6 +72,7 @@ impl Cause {
             Self::Timeout => "timeout",
             Self::Torn => "no_answer",
             Self::NotUnderstood => "answer_not_understood",
+            Self::AnswerTooLong => "answer_too_long",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::Credentials => "credentials_unreadable",
@@ -101,6 +104,7 @@ impl Cause {
                 | Self::Timeout
                 | Self::Torn
                 | Self::NotUnderstood
+                | Self::AnswerTooLong
                 | Self::WriteFailed
         )
     }
@@ -146,6 +150,10 @@ pub enum Whole {
     TooLarge,
     /// Something in it is not accepted: to be split, and at one document refused.
     Refused(Reason),
+    /// The same, but in nobody's words: it may be a proxy's, of which no document is at fault.
+    RefusedSomehow,
+    /// What was done is more than can be said at once: to be split, and then asked again.
+    AnswerTooLong,
 }
 
 /// What an answer means.
@@ -218,7 +226,14 @@ fn judge_items(body: &[u8], expected: usize) -> Answer {
 
 fn judge_item(item: &ItemResult) -> Verdict {
     let none = ErrorInfo::NONE;
-    let error = item.error.as_ref().unwrap_or(&none);
+    let error = match &item.error {
+        Some(MaybeInfo::Info(error)) => error,
+        Some(MaybeInfo::Other(IgnoredAny)) | None => &none,
+    };
+    // Not the output's, which was checked: an ingest pipeline made this one of the document.
+    if error.kind == "invalid_index_name_exception" {
+        return Verdict::Refused(Reason::new(&error.kind));
+    }
     if let Some(cause) = looks_permanent(item.status, error) {
         return Verdict::Retry(cause);
     }
@@ -248,9 +263,11 @@ fn judge_item(item: &ItemResult) -> Verdict {
 }
 
 /// The causes that come with a status as if the document were at fault, or need a name of their
-/// own. Looks at `error.reason` where the type alone cannot tell.
+/// own. Looks at `error.reason` where the type alone cannot tell: where it may quote a document, only
+/// at how it begins.
 fn looks_permanent(status: u16, error: &ErrorInfo) -> Option<Cause> {
     let says = |text: &str| error.reason.contains(text);
+    let begins = |text: &str| error.reason.starts_with(text);
     match error.kind.as_str() {
         "" => None,
         // ClusterBlock's ids: 4 closed, 8 write block (frozen, mounted, made read-only by a
@@ -262,16 +279,19 @@ fn looks_permanent(status: u16, error: &ErrorInfo) -> Option<Cause> {
         "cluster_block_exception" => Some(Cause::Blocked),
         "index_closed_exception" => Some(Cause::IndexClosed),
         "index_not_found_exception" | "invalid_index_name_exception" => Some(Cause::MissingIndex),
-        "validation_exception" | "illegal_argument_exception" => match () {
-            () if says("maximum") && says("shards open") => Some(Cause::ShardLimit),
-            () if says("no write index is defined") => Some(Cause::MissingIndex),
-            () if says("pipeline with id [") && says("does not exist") => Some(Cause::MissingIndex),
+        "validation_exception" if says("maximum") && says("shards open") => Some(Cause::ShardLimit),
+        "illegal_argument_exception" => match () {
+            () if begins("this action would add [") => Some(Cause::ShardLimit),
+            () if begins("no write index is defined") => Some(Cause::MissingIndex),
+            () if begins("pipeline with id [") => Some(Cause::MissingIndex),
+            // A setting of the cluster's (`rest.action.multi.allow_explicit_index`).
+            () if begins("explicit index in bulk is not allowed") => Some(Cause::Forbidden),
             () => None,
         },
         // A `pipeline` processor that names none, or itself; with status 500.
         "illegal_state_exception" => {
-            let names = says("Pipeline processor configured for non-existent pipeline")
-                || says("Cycle detected for pipeline");
+            let names = begins("Pipeline processor configured for non-existent pipeline")
+                || begins("Cycle detected for pipeline");
             names.then_some(Cause::MissingIndex)
         }
         "security_exception" if status == 401 => Some(Cause::Unauthorized),
@@ -289,6 +309,7 @@ fn judge_whole(status: u16, body: &[u8]) -> Whole {
         return Whole::Retry(cause);
     }
     match status {
+        400 if error.kind.is_empty() => Whole::RefusedSomehow,
         400 => Whole::Refused(Reason::new(&error.kind)),
         413 => Whole::TooLarge,
         401 => Whole::Retry(Cause::Unauthorized),
@@ -365,7 +386,7 @@ struct ItemResult {
     #[serde(default)]
     failure_store: Option<FailureStore>,
     #[serde(default)]
-    error: Option<ErrorInfo>,
+    error: Option<MaybeInfo>,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]
@@ -378,10 +399,15 @@ enum FailureStore {
 
 #[derive(Deserialize)]
 struct ErrorInfo {
-    #[serde(default, rename = "type")]
+    #[serde(default, rename = "type", deserialize_with = "or_empty")]
     kind: String,
-    #[serde(default)]
+    /// `null` for an exception without a message.
+    #[serde(default, deserialize_with = "or_empty")]
     reason: String,
+}
+
+fn or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl ErrorInfo {

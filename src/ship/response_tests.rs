@@ -111,6 +111,12 @@ fn items_that_only_look_refused() {
         (500, "illegal_state_exception", "Cycle detected for pipeline: geo", Cause::MissingIndex),
         (500, "illegal_state_exception", "no", Cause::ItemFailed),
         (500, "null_pointer_exception", "", Cause::ItemFailed),
+        (
+            400,
+            "illegal_argument_exception",
+            "explicit index in bulk is not allowed",
+            Cause::Forbidden,
+        ),
         (403, "security_exception", "action is unauthorized", Cause::Forbidden),
         (401, "security_exception", "missing authentication", Cause::Unauthorized),
         (429, "es_rejected_execution_exception", "queue", Cause::TooManyRequests),
@@ -128,6 +134,43 @@ fn items_that_only_look_refused() {
         let item =
             format!(r#"{{"status":{status},"error":{{"type":"{kind}","reason":"{reason}"}}}}"#);
         check(&item, &Verdict::Retry(cause));
+    }
+}
+
+/// As Elasticsearch writes an exception without a message, and a proxy any error.
+#[test]
+fn an_error_without_words_is_one_of_its_item() {
+    let null = r#"{"status":500,"error":{"type":"null_pointer_exception","reason":null}}"#;
+    check(null, &Verdict::Retry(Cause::ItemFailed));
+    let null = r#"{"status":400,"error":{"type":"null_pointer_exception","reason":null}}"#;
+    check(null, &refused("null_pointer_exception"));
+    check(r#"{"status":400,"error":{"type":null}}"#, &refused("unknown"));
+    check(r#"{"status":400,"error":"no"}"#, &refused("unknown"));
+    check(r#"{"status":503,"error":["no"]}"#, &Verdict::Retry(Cause::Unavailable));
+}
+
+/// A line may say anything, and what ingest pipelines answer quotes it.
+#[test]
+fn what_a_document_says_decides_nothing() {
+    for said in [
+        "this action would add [2] shards, but this cluster has [9]/[9] maximum normal shards open",
+        "no write index is defined for alias [x]",
+        "pipeline with id [x] does not exist",
+        "explicit index in bulk is not allowed",
+    ] {
+        let item = format!(
+            r#"{{"status":400,"error":{{"type":"illegal_argument_exception","reason":"Provided Grok expressions do not match field value: [{said}]"}}}}"#
+        );
+        check(&item, &refused("illegal_argument_exception"));
+    }
+    for said in [
+        "Pipeline processor configured for non-existent pipeline [x]",
+        "Cycle detected for pipeline: x",
+    ] {
+        let item = format!(
+            r#"{{"status":500,"error":{{"type":"illegal_state_exception","reason":"can't read [{said}]"}}}}"#
+        );
+        check(&item, &Verdict::Retry(Cause::ItemFailed));
     }
 }
 
@@ -193,7 +236,9 @@ fn whole_requests() {
         (405, "", Whole::Retry(Cause::UnexpectedStatus)),
         (204, "", Whole::Retry(Cause::UnexpectedStatus)),
         (413, "", Whole::TooLarge),
-        (400, "", Whole::Refused(Reason::new(""))),
+        (400, "", Whole::RefusedSomehow),
+        (400, "<html>The plain HTTP request was sent to HTTPS port", Whole::RefusedSomehow),
+        (400, r#"{"error":"no"}"#, Whole::RefusedSomehow),
         (
             400,
             r#"{"error":{"type":"illegal_argument_exception","reason":"Malformed action"},"status":400}"#,

@@ -88,6 +88,8 @@ pub(super) struct Hosts {
 struct HostState {
     failures: u32,
     left_out_until: Option<Instant>,
+    /// Requests that it has not answered yet.
+    asked: usize,
 }
 
 impl Hosts {
@@ -101,19 +103,29 @@ impl Hosts {
         Self { states: vec![HostState::default(); count], next }
     }
 
-    /// The next host that is not left out; if all are, the one whose time ends first.
+    /// The next host that is not left out, of those the one that is asked for least: one that hangs
+    /// has no more than one request while another answers. If all are left out, the one whose time
+    /// ends first. It is asked until [`Self::ended`].
     pub(super) fn choose(&mut self, now: Instant) -> usize {
         let count = self.states.len();
         let in_turn = (0..count).map(|step| (self.next + step) % count);
-        let chosen = (in_turn.clone().find(|host| self.is_live(*host, now)))
+        let live = in_turn.clone().filter(|host| self.is_live(*host, now));
+        let chosen = (live.min_by_key(|host| self.states[*host].asked))
             .or_else(|| in_turn.min_by_key(|host| self.states[*host].left_out_until))
             .unwrap_or(0);
         self.next = (chosen + 1) % count;
+        self.states[chosen].asked += 1;
         chosen
     }
 
+    /// A request to `host` is over, however it went.
+    pub(super) fn ended(&mut self, host: usize) {
+        self.states[host].asked = self.states[host].asked.saturating_sub(1);
+    }
+
     pub(super) fn answered(&mut self, host: usize) {
-        self.states[host] = HostState::default();
+        let asked = self.states[host].asked;
+        self.states[host] = HostState { asked, ..HostState::default() };
     }
 
     /// Leaves `host` out for 1 s, doubled with every failure in a row.
@@ -198,23 +210,47 @@ mod tests {
         assert!(backoff.next_wait(Some(HOUR)) == HOUR);
     }
 
+    /// Asks the next host, which answers at once.
+    fn ask(hosts: &mut Hosts, now: Instant) -> usize {
+        let host = hosts.choose(now);
+        hosts.ended(host);
+        host
+    }
+
     #[test]
     fn a_host_that_failed_is_left_out_and_comes_back() {
         let now = Instant::now();
         let mut hosts = Hosts::new(3, 4);
-        assert_eq!([hosts.choose(now), hosts.choose(now), hosts.choose(now)], [1, 2, 0]);
+        assert_eq!([ask(&mut hosts, now), ask(&mut hosts, now), ask(&mut hosts, now)], [1, 2, 0]);
         hosts.failed(1, now);
-        assert_eq!([hosts.choose(now), hosts.choose(now), hosts.choose(now)], [2, 0, 2]);
+        assert_eq!([ask(&mut hosts, now), ask(&mut hosts, now), ask(&mut hosts, now)], [2, 0, 2]);
         hosts.failed(2, now + Duration::from_millis(1));
         hosts.failed(0, now + Duration::from_millis(2));
         assert!(!hosts.any_live(now));
-        assert_eq!(hosts.choose(now), 1, "the first whose time ends");
+        assert_eq!(ask(&mut hosts, now), 1, "the first whose time ends");
         let later = now + Duration::from_secs(2);
         assert!(hosts.any_live(later));
         hosts.failed(1, later);
         assert!(!hosts.is_live(1, later + Duration::from_secs(1)), "twice in a row is longer");
         hosts.answered(1);
         assert!(hosts.is_live(1, later));
+    }
+
+    #[test]
+    fn a_host_that_hangs_is_asked_no_more_while_another_answers() {
+        let now = Instant::now();
+        let mut hosts = Hosts::new(3, 0);
+        assert_eq!(hosts.choose(now), 0);
+        for _ in 0..5 {
+            assert_eq!([ask(&mut hosts, now), ask(&mut hosts, now)], [1, 2]);
+        }
+        hosts.answered(0);
+        assert_eq!(ask(&mut hosts, now), 1, "of another request");
+        hosts.ended(0);
+        assert_eq!([ask(&mut hosts, now), ask(&mut hosts, now)], [2, 0]);
+        hosts.failed(1, now);
+        hosts.failed(2, now);
+        assert_eq!([hosts.choose(now), hosts.choose(now)], [0, 0], "there is no other");
     }
 
     #[test]
@@ -269,7 +305,7 @@ mod tests {
                 if good { hosts.answered(host) } else { hosts.failed(host, now) }
                 now += Duration::from_secs(seconds);
                 let any_live = hosts.any_live(now);
-                let chosen = hosts.choose(now);
+                let chosen = ask(&mut hosts, now);
                 prop_assert!(chosen < count);
                 prop_assert_eq!(hosts.is_live(chosen, now), any_live);
             }

@@ -13,7 +13,7 @@ use tokio::sync::{Barrier, mpsc};
 
 use super::bulk::Body;
 use super::clock::VirtualClock;
-use super::peer::{CONFLICT, Peer, Scripted, status};
+use super::peer::{CONFLICT, FAILS, Peer, Scripted, status};
 use super::*;
 use crate::config::pipeline::{Auth, Compression, IndexName, Refused, Secret, Tls, Verify};
 use crate::discover::StreamName;
@@ -534,6 +534,62 @@ async fn a_dead_output_keeps_a_probe_and_forgets_the_rest() {
     let first = || Scripted::Commit;
     let after_a_success = std::iter::once(first()).chain(dead()).collect();
     check_dead(after_a_success, &[10], &[12, 13], &[11, 14]).await;
+}
+
+#[tokio::test]
+async fn batches_of_which_only_failures_are_left_take_nobodys_turn() {
+    let peer = Peer::start([Scripted::Fails]).await;
+    let bench = Bench::new();
+    let mut batches: Vec<Batch> =
+        (0..3).map(|sequence| Batch { sequence, ..bench.batch(&["\"poison\""]) }).collect();
+    batches.push(Batch { sequence: 10, ..bench.batch(&["1"]) });
+    let told = bench.told(&elasticsearch(&[&peer.url]), batches, Vec::new()).await;
+    let Told::Safe(first) = told[0] else {
+        panic!("nobody waited for the output to be dead: {told:?}")
+    };
+    assert_eq!(first.sequence, 10);
+}
+
+/// One bad line at a time when nothing else is written must not be the end of the pipeline.
+#[tokio::test]
+async fn documents_that_fail_alone_hold_up_nobody() {
+    for poisoned in [1, 3] {
+        let peer = Peer::start([Scripted::Fails]).await;
+        let bench = Bench::new();
+        let health = Arc::clone(&bench.health);
+        let output = elasticsearch(&[&peer.url]);
+        let output =
+            super::output("flink".into(), &output, bench.state.path(), health, bench.given());
+        let (sender, queue) = mpsc::channel(10);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let report: Report = Arc::new(move |told| heard.lock().expect("unlocked").push(told));
+        for sequence in 0..poisoned {
+            let batch = Batch { sequence, ..bench.batch(&["\"poison\""]) };
+            sender.try_send(batch).expect("there is room");
+        }
+        let later = async {
+            // Long enough for the output to count as dead, and not for anything to be refused.
+            while bench.clock.waits().iter().sum::<Duration>() < Duration::from_secs(300) {
+                tokio::task::yield_now().await;
+            }
+            let batch = Batch { sequence: 10, ..bench.batch(&["1"]) };
+            sender.send(batch).await.expect("it is taken");
+            drop(sender);
+        };
+        let run = queue::run(Arc::new(output.expect("an output")), queue, report, 0);
+        within(async { tokio::join!(run, later) }).await;
+        let told = told.lock().expect("unlocked");
+        let safe = |told: &Told| match told {
+            Told::Safe(outcome) => Some((outcome.sequence, documents(outcome))),
+            Told::Forgotten { .. } | Told::Back => None,
+        };
+        let safe: Vec<_> = told.iter().filter_map(safe).collect();
+        assert_eq!(safe[0], (10, (1, 0, 0)), "{told:?}");
+        assert_eq!(safe[1].1, (0, 0, 1), "then it is known whose fault it is: {told:?}");
+        assert!(told.contains(&Told::Back), "{told:?}");
+        assert_eq!(peer.kept().len(), 1);
+    }
 }
 
 /// Batches 10 to 13 are sent, and 14 once the output is back.

@@ -177,7 +177,7 @@ impl Watch {
                 (Ok(None), _) => return Ok(()),
                 (Err(_), None) => return Err(Trouble::Unfinished(LIST_TIME)),
                 (Err(_), Some(_)) if self.lost => {
-                    self.ask_how_far::<K>().await?;
+                    Box::pin(self.ask_how_far::<K>()).await?;
                     self.found(apply);
                 }
                 (Err(_), Some(wait)) => return Err(Trouble::Silence(wait)),

@@ -39,6 +39,38 @@ async fn another_host_is_asked_at_once() {
     assert!(bench.clock.waits().is_empty());
 }
 
+/// How long it was left out begins when it was given up, not when it was asked.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_never_answers_is_left_out() {
+    let now = tokio::time::Instant::now;
+    let output = elasticsearch(&["http://one:9", "http://two:9"]);
+    let mut client = client::Client::new(&output, Timeouts::default(), now(), 0).expect("a client");
+    let (wire, mut asked) = mpsc::channel(1);
+    client.script(wire);
+    let mut unanswered = Vec::new();
+    let host = async {
+        unanswered.push(asked.recv().await.expect("a request"));
+        while let Some(scripted::Asked { answer, .. }) = asked.recv().await {
+            let said =
+                scripted::Said::Reply { status: 200, retry_after: None, body: String::new() };
+            answer.send(said).expect("it waits");
+        }
+    };
+    let body = Body::new(b"{}".to_vec(), false);
+    let ask = async {
+        let mut hosts = Vec::new();
+        for _ in 0..3 {
+            let exchange = client.bulk(&body, 1, now()).await;
+            hosts.push((exchange.host, exchange.result.is_ok()));
+        }
+        drop(client);
+        hosts
+    };
+    let (hosts, ()) = tokio::join!(ask, host);
+    let host = |name: &str, answers| (format!("{name}:9"), answers);
+    assert_eq!(hosts, [host("one", false), host("two", true), host("two", true)]);
+}
+
 #[tokio::test]
 async fn healthy_hosts_take_turns() {
     let (one, two) = (Peer::start([]).await, Peer::start([]).await);

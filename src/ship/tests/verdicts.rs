@@ -99,6 +99,8 @@ async fn items_that_are_refused_cost_only_themselves() {
         r#"{"status":400,"error":{"type":"illegal_argument_exception","reason":"Provided Grok expressions do not match field value: [x]"}}"#,
         r#"{"status":413,"error":{"type":"circuit_breaking_exception","reason":"x"}}"#,
         r#"{"status":422,"error":{"type":"unprocessable","reason":"x"}}"#,
+        // What an ingest pipeline made of the document's own words.
+        r#"{"status":400,"error":{"type":"invalid_index_name_exception","reason":"Invalid index name [X], must be lowercase"}}"#,
     ] {
         check_settled(item, (1, 0, 1), BulkResult::Partial).await;
     }
@@ -126,8 +128,6 @@ async fn items_that_may_work_later_are_sent_again_alone() {
         check_item_again(item, Retrying(Cause::Unavailable)).await;
     }
 }
-
-const FAILS: &str = r#"{"status":500,"error":{"type":"null_pointer_exception","reason":"x"}}"#;
 
 /// One document that fails for ever costs only itself.
 #[tokio::test]
@@ -163,7 +163,6 @@ async fn items_without_permission_pause() {
 async fn items_without_an_index_pause() {
     for item in [
         r#"{"status":404,"error":{"type":"index_not_found_exception","reason":"no such index [x] and [action.auto_create_index] is [false]"}}"#,
-        r#"{"status":400,"error":{"type":"invalid_index_name_exception","reason":"Invalid index name [X], must be lowercase"}}"#,
         r#"{"status":400,"error":{"type":"illegal_argument_exception","reason":"no write index is defined for alias [x]. The write index may be explicitly disabled"}}"#,
         r#"{"status":400,"error":{"type":"illegal_argument_exception","reason":"pipeline with id [x] does not exist"}}"#,
         r#"{"status":500,"error":{"type":"illegal_state_exception","reason":"Pipeline processor configured for non-existent pipeline [x]"}}"#,
@@ -262,12 +261,74 @@ async fn an_answer_that_is_none_is_asked_for_again() {
         whole.strip_suffix("}").expect("it ends so"),
         &format!("{whole}{whole}"),
         &"[".repeat(100_000),
-        // Longer than any answer to two documents.
-        &" ".repeat((1 << 20) + 3 * 4096),
     ] {
         let state = Retrying(Cause::NotUnderstood);
         check_again(with_body(200, body), BulkResult::NotUnderstood, state).await;
     }
+}
+
+/// Reasons quote whole values.
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_asked_for_in_parts() {
+    let long = |bytes: usize| {
+        let reason = "x".repeat(bytes);
+        let item = format!(
+            r#"{{"status":400,"error":{{"type":"document_parsing_exception","reason":"{reason}"}}}}"#
+        );
+        &*Box::leak(item.into_boxed_str())
+    };
+    let half = long((1 << 20) - 4096);
+    let script = [
+        Scripted::Items(vec![OK, half, half]),
+        Scripted::Items(vec![CONFLICT]),
+        Scripted::Items(vec![half, half]),
+        Scripted::Items(vec![half]),
+        Scripted::Items(vec![half]),
+    ];
+    let peer = Peer::start(script).await;
+    let bench = Bench::new();
+    let output = Elasticsearch { refused: Refused::DeadLetter, ..elasticsearch(&[&peer.url]) };
+    let outcome = bench.ship_one(&output, &["1", "2", "3"]).await;
+    assert_eq!(documents(&outcome), (0, 1, 2));
+    assert_eq!(bench.count(BulkResult::NotUnderstood), 2);
+    assert!(bench.clock.waits().is_empty());
+
+    // One document's alone can't be shortened.
+    let endless = Scripted::Items(vec![long(2 << 20)]);
+    check_again_alone(endless, Retrying(Cause::AnswerTooLong)).await;
+}
+
+/// A request of one document that is sent again as it was, after a wait.
+async fn check_again_alone(answer: Scripted, state: State) {
+    let peer = Peer::start([answer]).await;
+    let bench = Bench::new();
+    let output = elasticsearch(&[&peer.url]);
+    let ship = bench.ship_one(&output, &["1"]);
+    let (outcome, seen_state) = within(async { tokio::join!(ship, first_state(&bench)) }).await;
+    assert_eq!((documents(&outcome), seen_state), ((1, 0, 0), state));
+    assert_eq!(peer.seen()[0].body, peer.seen()[1].body);
+}
+
+/// It may be a proxy that does not know what it is asked, and would say so of anything.
+#[tokio::test]
+async fn a_400_in_nobodys_words_pauses_unless_other_documents_are_taken() {
+    let html = with_body(400, "<html>The plain HTTP request was sent to HTTPS port</html>");
+    let peer = Peer::start(vec![html.clone(); 40]).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
+    assert!(bench.clock.waits().len() >= 39, "{:?}", bench.clock.waits());
+    assert!(bench.dead_letters().is_empty());
+    check_again_alone(html.clone(), Paused(Cause::UnexpectedStatus)).await;
+
+    // The first half is refused; the other one is taken, so it was the document's fault.
+    let script = [html.clone(), html.clone(), Scripted::Commit, html];
+    let peer = Peer::start(script).await;
+    let bench = Bench::new();
+    let output = Elasticsearch { refused: Refused::DeadLetter, ..elasticsearch(&[&peer.url]) };
+    let outcome = bench.ship_one(&output, &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (1, 0, 1));
+    assert_eq!(bench.dead_letters()[0]["reason"], "unknown");
 }
 
 #[tokio::test]
