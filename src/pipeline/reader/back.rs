@@ -77,12 +77,13 @@ impl Reader {
         self.take_up(self.ledger.last(), dropped);
     }
 
-    /// Goes back to `place`, which lies before all that was read: whatever comes after is read
-    /// again, and answered as a duplicate where it was safe already.
+    /// Goes back to `place`, or further to what is not safe: whatever comes after is read again, and
+    /// answered as a duplicate where it was safe already.
     pub fn go_back(&mut self, place: Position) {
         let dropped = self.ledger.in_flight_bytes() + self.ledger.acknowledged_bytes();
-        self.ledger = Ledger::new([place; 2]);
-        self.take_up(Progress::resumed([place; 2]), dropped);
+        let from = self.ledger.acknowledged().map(|safe| safe.min(place));
+        self.ledger = Ledger::new(from);
+        self.take_up(Progress::resumed(from), dropped);
     }
 
     fn take_up(&mut self, from: Progress, dropped_bytes: u64) {

@@ -168,6 +168,55 @@ fn bytes_that_come_after_a_part_was_left_are_read() {
     node.finish_and_check();
 }
 
+/// To go back to them is not to pass over what stands before them and is not safe.
+#[test]
+fn bytes_that_come_late_make_nothing_before_them_safe() {
+    for crashes in [false, true] {
+        let mut node = Node::new();
+        node.start();
+        numbered(&mut node, 20);
+        node.scan();
+        node.settle(5);
+        assert!(!node.sent.is_empty(), "and not answered");
+        node.rotate(STAMP);
+        node.line("after");
+        node.scan();
+        node.settle(5);
+        node.raw(&format!("0.log.{STAMP}"), "stdout F", "late");
+        node.scan();
+        node.settle(5);
+        if crashes {
+            node.crash(0);
+            node.start();
+            node.scan();
+        } else {
+            node.die(0);
+        }
+        node.finish_and_check();
+    }
+}
+
+#[test]
+fn a_record_that_is_open_when_bytes_come_late_is_whole() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one");
+    node.raw("0.log", "stdout P", "begin ");
+    node.rotate(STAMP);
+    node.raw("0.log", "stderr F", "beside");
+    node.scan();
+    node.finish();
+    node.raw(&format!("0.log.{STAMP}"), "stderr F", "late");
+    node.scan();
+    node.settle(5);
+    node.raw("0.log", "stdout F", "end");
+    for piece in ["begin ", "end"] {
+        assert!(node.written.remove(piece));
+    }
+    node.written.insert("begin end".to_owned());
+    node.finish_and_check();
+}
+
 #[test]
 fn what_a_dead_output_forgot_is_read_again_and_throttled_once() {
     let mut node = Node::new();
