@@ -126,7 +126,10 @@ pub fn run(loaded: Loaded, mode: Mode, load: Load) -> anyhow::Result<Ended> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(follow(loaded, mode, load))
+    let ended = runtime.block_on(follow(loaded, mode, load));
+    // Whatever still writes to a pipe or a disk that takes nothing is of no use any more.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Takes as many descriptors as the system grants: each part of a stream that is not read to its

@@ -5,6 +5,7 @@
 //! `held.max_bytes` and `held.max_files` are held, and that what is copied at a shutdown is no more
 //! than `held.spool`. Closes and counts nothing itself.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,8 @@ pub enum GiveUp {
 pub struct Held {
     limits: Limits,
     shares: Mutex<Vec<Share>>,
+    /// Workers that have nothing in flight while the agent drains.
+    settled: Mutex<BTreeSet<usize>>,
     /// Bytes of the copies that are there.
     spooled_bytes: AtomicU64,
 }
@@ -45,6 +48,7 @@ impl Held {
         Self {
             limits,
             shares: Mutex::new(vec![Share::default(); workers]),
+            settled: Mutex::default(),
             spooled_bytes: AtomicU64::new(spooled_bytes),
         }
     }
@@ -54,6 +58,14 @@ impl Held {
         let mut shares = self.lock();
         shares[worker] = share;
         give_up(self.limits, &shares, worker)
+    }
+
+    /// `worker` has nothing in flight, nor will have; whether that is so of all. Until then it goes on
+    /// holding what is deleted: the next agent can't, and nothing that comes after its end is copied.
+    pub fn settles(&self, worker: usize) -> bool {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.insert(worker);
+        settled.len() == self.lock().len()
     }
 
     /// Whether `bytes` may be copied beside what is copied already; those that may count from now on.
@@ -97,6 +109,13 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { max_bytes: 100, max_files: 10, spool_bytes: 50 };
+
+    #[test]
+    fn workers_end_together_once_all_have_nothing_in_flight() {
+        let held = Held::new(LIMITS, 3, 0);
+        assert!(!held.settles(1) && !held.settles(0) && !held.settles(1));
+        assert!(held.settles(2) && held.settles(1) && held.settles(0));
+    }
 
     #[test]
     fn no_more_is_copied_than_fits() {

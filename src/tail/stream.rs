@@ -80,6 +80,8 @@ pub struct Part {
     pub unlinked: bool,
     /// Its file was cut off or written anew: what it was is not in it any more.
     pub truncated: bool,
+    /// The compressed copy that was seen beside the plain file that is held open.
+    twin: Option<PathBuf>,
     /// Whole scans of the tree that have ended since.
     scans_since: u32,
     beginning: Beginning,
@@ -167,6 +169,23 @@ impl Part {
         Ok(())
     }
 
+    /// Looks through the handle for the last time: how long the file is by now, and whether it has no
+    /// name any more, which no listing may have told. Whether that is news.
+    fn look_last(&mut self) -> bool {
+        let Some(Ok(metadata)) = self.file.as_ref().map(|file| file.metadata()) else {
+            return false;
+        };
+        if self.spooled.is_some() || self.kind == PartKind::Gzip || metadata.len() < self.disk_bytes
+        {
+            return false;
+        }
+        let has_twin = || self.twin.as_ref().is_some_and(|twin| twin.try_exists().unwrap_or(false));
+        let unlinked = self.unlinked || (metadata.nlink() == 0 && !has_twin());
+        let is_news = (self.disk_bytes, self.unlinked) != (metadata.len(), unlinked);
+        (self.disk_bytes, self.unlinked) = (metadata.len(), unlinked);
+        is_news
+    }
+
     /// Looks whether the file still begins as it did, once bytes up to `read_to` were read: one that
     /// was emptied and written anew may be longer than before. If not, it is let go of.
     ///
@@ -227,6 +246,7 @@ impl Part {
             told_bytes: told_bytes(kind, &spooled.file(), spooled.end()),
             unlinked: true,
             truncated: false,
+            twin: None,
             scans_since: 0,
             beginning: Beginning::of(&[]),
             readable_from: spooled.from(),
@@ -351,6 +371,15 @@ impl Stream {
     pub fn held(&self) -> (u64, u64) {
         let held = self.parts.iter().filter_map(Part::held_bytes);
         held.fold((0, 0), |(files, bytes), part| (files + 1, bytes + part))
+    }
+
+    /// Looks through all handles for the last time before they are closed; whether that brought news.
+    pub fn look_last(&mut self) -> bool {
+        let mut is_news = false;
+        for part in &mut self.parts {
+            is_news |= part.look_last();
+        }
+        is_news
     }
 
     /// Removes the copies that an earlier process made: nobody reads them any more.
@@ -533,6 +562,7 @@ impl Stream {
             if keep {
                 part.unlinked = false;
                 part.kind = PartKind::Rotated;
+                part.twin = Some(seen.path.clone());
                 return;
             }
             part.told_bytes = told_bytes(seen.kind, &file, seen.size);
@@ -556,6 +586,7 @@ impl Stream {
             told_bytes: told_bytes(seen.kind, &file, seen.size),
             unlinked: false,
             truncated: false,
+            twin: None,
             scans_since: 0,
             beginning: Beginning::of(head),
             readable_from: 0,

@@ -29,6 +29,22 @@ fn sigterm_drains_and_saves_the_checkpoint() {
     assert_eq!(numbers(&index), once_each(COUNT));
 }
 
+/// It writes to a pipe that takes nothing any more, and is told to end.
+#[test]
+fn a_write_that_never_ends_keeps_no_agent() {
+    let pod = Pod::taskmanager("flink", "orders", 1);
+    let node = Node::with_pods([&pod]);
+    node.add_settings("shutdown: {drain: 1s}\n");
+    node.pipeline("flink", "pipeline: flink\nselect: [{select: {}}]\noutput: {stdout: {}}\n");
+    let mut log = Log::create(&node.root(), &pod, 0);
+    for number in 0..COUNT {
+        log.line(&numbered(number));
+    }
+    let agent = node.run_unheard();
+    wait_until(SOON, "something is in flight", || agent.bytes_behind() > 0);
+    assert_eq!(agent.terminate(), Some(1), "not everything is safe");
+}
+
 #[test]
 fn a_second_signal_ends_at_once_and_is_as_safe_as_a_crash() {
     let elastic = Elastic::plain();

@@ -77,8 +77,13 @@ impl Worker {
     /// Copies what is not safe of deleted files to the state directory, as much as may be.
     pub(super) fn copy_held(&mut self) {
         let (mut copied, mut kept) = (0, 0);
-        let keys: Vec<StreamKey> = self.holding.keys().copied().collect();
+        let keys: Vec<StreamKey> = self.streams.keys().copied().collect();
         for key in keys {
+            // Nobody reads while the worker drains, and what was written and removed meanwhile may not
+            // have been listed.
+            if self.streams.get_mut(&key).is_some_and(|stream| stream.tail.look_last()) {
+                self.remember(key);
+            }
             let stream = &self.streams[&key];
             let Some(needed) = stream.needed_from() else { continue };
             let parts = stream.tail.parts().iter().filter(|part| part.id >= needed.part);

@@ -61,6 +61,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often slow things are done: waiting for pods, releasing handles, showing figures.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often a worker that has nothing in flight while it drains looks whether all have.
+const OTHERS_SETTLE: Duration = Duration::from_millis(50);
+
 /// How often a worker shows that it is alive, at least.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
@@ -333,7 +336,10 @@ impl Worker {
         // A tick has something to do only while something is under way.
         let ticks = self.stale || !self.later.is_empty() || self.has_undecided();
         let tick = self.ticked + if ticks { TICK } else { SIGN_OF_LIFE };
-        let sooner = lingering.chain(saving).chain(waiting).chain(self.again_at);
+        // The others may be about to settle too.
+        let settled = self.command == Command::Drain && self.outlets.iter().all(Outlet::is_settled);
+        let others = settled.then(|| now + OTHERS_SETTLE);
+        let sooner = lingering.chain(saving).chain(waiting).chain(self.again_at).chain(others);
         let next = sooner.fold(tick, Instant::min);
         next.saturating_duration_since(now)
     }

@@ -361,7 +361,7 @@ impl Worker {
         let settled = self.outlets.iter().all(Outlet::is_settled);
         match self.command {
             Command::Run => self.setup.once && settled && self.has_nothing_to_read(),
-            Command::Drain => settled,
+            Command::Drain => settled && self.setup.held.settles(self.setup.index),
             Command::Stop | Command::Abort => true,
         }
     }

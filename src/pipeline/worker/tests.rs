@@ -890,6 +890,57 @@ fn end(node: &mut Node) {
     node.crash(0);
 }
 
+/// Nobody reads while the worker drains; what was written meanwhile is copied all the same, also where
+/// no listing has told yet that its file is gone.
+#[test]
+fn what_is_written_and_removed_during_a_drain_is_kept() {
+    for listed in [true, false] {
+        let mut node = Node::new();
+        node.start();
+        node.line("before");
+        node.scan();
+        node.finish();
+        node.worker().setup.inbox.command(Command::Drain);
+        node.line("the last words");
+        fs::remove_file(node.path("0.log")).expect("removed");
+        if listed {
+            node.scan();
+        }
+        node.settle(1);
+        end(&mut node);
+        node.start();
+        node.scan();
+        node.finish();
+        node.check();
+        assert_eq!((node.worker().bytes_lost, node.duplicates), (0, 0));
+    }
+}
+
+/// Its plain file, which is read through the handle, is there in another form.
+#[test]
+fn what_is_compressed_during_a_drain_is_not_copied() {
+    let mut node = Node::new();
+    node.start();
+    node.line("before");
+    node.scan();
+    node.finish();
+    node.worker().setup.inbox.command(Command::Drain);
+    node.line("the last words");
+    node.rotate("20261123-210700");
+    node.scan();
+    node.settle(0);
+    node.gzip("0.log.20261123-210700");
+    node.scan();
+    node.settle(0);
+    node.worker().copy_held();
+    assert!(Spool::new(&node.state()).list().expect("of this version").is_empty());
+    node.crash(0);
+    node.start();
+    node.scan();
+    node.finish();
+    node.check();
+}
+
 #[test]
 fn deleted_files_are_given_up_beyond_the_limit_and_counted() {
     let mut node = Node::new();

@@ -242,15 +242,20 @@ impl Node {
 
     /// Starts the agent.
     pub(crate) fn run(&self) -> Agent {
-        self.run_at(free_address())
+        self.run_at(free_address(), Stdio::null())
     }
 
-    fn run_at(&self, address: SocketAddr) -> Agent {
+    /// Runs it with a standard output that nobody reads.
+    pub(crate) fn run_unheard(&self) -> Agent {
+        self.run_at(free_address(), Stdio::piped())
+    }
+
+    fn run_at(&self, address: SocketAddr, stdout: Stdio) -> Agent {
         let configuration = self.configuration();
         let child = self
             .command(&["run", "--config", configuration.to_str().expect("UTF-8")])
             .env("SPLASHDAM_TELEMETRY__LISTEN", address.to_string())
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .spawn()
             .unwrap();
         Agent { child, stderr: self.stderr(), address: Some(address) }
