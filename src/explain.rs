@@ -182,7 +182,7 @@ fn explain_file(
         names: pipelines.iter().map(|pipeline| form::names(pipeline)).collect(),
         checkpoint: &Checkpoint::new(),
         first_start: false,
-        now_ns: now_ns(),
+        began_ns: now_ns(),
         suspects: &[],
         by_path: true,
         without_status: true,

@@ -50,7 +50,8 @@ pub struct Entry {
     /// The last place in the order of parts of which all before were known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listed_ns: Option<i64>,
-    /// Nothing was safe yet, and what the runtime took before this time is passed over.
+    /// Nothing was safe yet but what was passed over, as everything is that the runtime took before
+    /// this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins_at_ns: Option<i64>,
 }

@@ -84,8 +84,8 @@ pub struct Ground<'a> {
     pub checkpoint: &'a Checkpoint,
     /// The stream was there when the process started for the very first time.
     pub first_start: bool,
-    /// The wall clock, nanoseconds since the epoch.
-    pub now_ns: i64,
+    /// When the process started, nanoseconds since the epoch.
+    pub began_ns: i64,
     /// No facts will come: path facts decide.
     pub by_path: bool,
     /// The source has told all that it knows, or it does not for so long that what was saved of an
@@ -112,6 +112,8 @@ pub struct StreamState {
     pub gone: bool,
     /// It is known which files there are.
     pub listed: bool,
+    /// It was there when the process started for the very first time.
+    pub from_before: bool,
     pub facts: Option<Arc<PodFacts>>,
     /// The facts that were handed to the checkpoint.
     saved_facts: Option<Arc<PodFacts>>,
@@ -140,6 +142,7 @@ impl StreamState {
             unnamed: false,
             gone: false,
             listed: true,
+            from_before: false,
             facts: None,
             saved_facts: None,
             places: (0..pipelines).map(|_| Place::Undecided).collect(),
@@ -378,10 +381,10 @@ fn begins_at_ns(ground: &Ground<'_>) -> Option<i64> {
     match ground.agent.logs.start {
         _ if !ground.first_start => None,
         Start::Oldest => None,
-        Start::Newest => Some(ground.now_ns),
+        Start::Newest => Some(ground.began_ns),
         Start::Since(age) => {
             let age_ns = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-            Some(ground.now_ns.saturating_sub(age_ns))
+            Some(ground.began_ns.saturating_sub(age_ns))
         }
     }
 }

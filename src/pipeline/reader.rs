@@ -139,6 +139,8 @@ pub struct Reader {
     begins_at_ns: Option<i64>,
     /// The same, until that line was seen.
     not_before_ns: Option<i64>,
+    /// Where that line stands.
+    wanted_from: Option<Position>,
     /// What the checkpoint said, until it was compared with the parts that are there.
     pub remembered: Option<Entry>,
     /// The stream has ended and all of it was taken.
@@ -184,6 +186,7 @@ impl Reader {
             asked: None,
             begins_at_ns: None,
             not_before_ns: None,
+            wanted_from: None,
             remembered: None,
             complete: false,
             joiner,
@@ -551,17 +554,19 @@ impl Reader {
         shipping: &mut Shipping<'_>,
     ) {
         let place = at(raw.part, raw.place.start)..at(raw.part, raw.place.end);
-        if place.start >= self.safe[line.lane.index()] && self.is_wanted(line) {
+        if place.start >= self.safe[line.lane.index()] && self.is_wanted(line, place.start) {
             self.logical(line, raw.missing, &place, long, shipping);
         }
         self.cursor = place.end;
     }
 
     #[inline(always)]
-    fn is_wanted(&mut self, line: &Line<'_>) -> bool {
-        let wanted = self.not_before_ns.is_none_or(|earliest| line.time_ns >= earliest);
+    fn is_wanted(&mut self, line: &Line<'_>, start: Position) -> bool {
+        let Some(earliest_ns) = self.not_before_ns else { return true };
+        cold_path();
+        let wanted = line.time_ns >= earliest_ns;
         if wanted {
-            self.not_before_ns = None;
+            (self.not_before_ns, self.wanted_from) = (None, Some(start));
         }
         wanted
     }

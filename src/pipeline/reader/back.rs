@@ -22,17 +22,20 @@ impl Reader {
         reader
     }
 
-    /// Passes over what the runtime took before `time_ns`, unless something was read already.
+    /// Passes over what the runtime took before `time_ns`.
     pub fn begin_at(&mut self, time_ns: Option<i64>) {
-        if self.safe == [Position::START; 2] {
-            self.begins_at_ns = time_ns;
-            self.not_before_ns = time_ns;
-        }
+        self.begins_at_ns = time_ns;
+        self.not_before_ns = time_ns;
     }
 
-    /// See [`Self::begin_at`]; for as long as nothing else tells where it began.
+    /// See [`Self::begin_at`]; for as long as no line that was not passed over is safe.
     pub fn begins_at_ns(&self) -> Option<i64> {
-        self.begins_at_ns.filter(|_| self.ledger.acknowledged() == [Position::START; 2])
+        self.begins_at_ns.filter(|_| self.passes_over_from(self.needs_from()))
+    }
+
+    /// Whether what stands from `place` on may have to be passed over.
+    fn passes_over_from(&self, place: Position) -> bool {
+        self.wanted_from.is_none_or(|wanted| place <= wanted)
     }
 
     /// `part`, in which it takes up, ends at `end` by now, before the place that was safe: what
@@ -97,7 +100,7 @@ impl Reader {
         self.source = None;
         self.long_line = None;
         self.complete = false;
-        if from.reached == [Position::START; 2] {
+        if self.passes_over_from(self.cursor) {
             self.not_before_ns = self.begins_at_ns;
         }
     }

@@ -188,6 +188,8 @@ pub struct Worker {
     /// Names of pipelines that are no more.
     retired_names: BTreeSet<String>,
     began: Instant,
+    /// The same by the wall clock, nanoseconds since the epoch.
+    began_ns: i64,
     /// The source of pods has come into sync once, or it was waited for long enough.
     source_told: bool,
     read_metrics: ReadMetrics,
@@ -279,6 +281,7 @@ impl Worker {
             retired: Totals::default(),
             retired_names: BTreeSet::new(),
             began: now,
+            began_ns: now_ns(),
             source_told: false,
             read_metrics: ReadMetrics::new(),
             agent_metrics: AgentMetrics::new(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Setup, Worker, now_ns};
+use super::{Setup, Worker};
 use crate::checkpoint::Change;
 use crate::config::agent::PodSource;
 use crate::discover::{FileSeen, StreamName};
@@ -39,9 +39,11 @@ impl Worker {
             self.next_key += 1;
             self.next_key
         });
+        let from_before = self.setup.first_start && !self.scanned;
         let setup = &self.setup;
         self.streams.entry(key).or_insert_with(|| {
             let mut stream = StreamState::new(name, pipelines);
+            stream.from_before = from_before;
             stream.remember(&setup.pipelines, &setup.checkpoint);
             stream
         });
@@ -360,8 +362,8 @@ impl Worker {
             pipelines: &self.setup.pipelines,
             names: self.outlets.iter().map(|outlet| Arc::clone(&outlet.names)).collect(),
             checkpoint: &self.setup.checkpoint,
-            first_start: self.setup.first_start && !self.scanned,
-            now_ns: now_ns(),
+            first_start: stream.from_before,
+            began_ns: self.began_ns,
             by_path: waits_no_more(&self.setup, stream.waited),
             suspects: &self.setup.suspects,
             source_told: self.source_told || self.setup.agent.kubernetes.source != PodSource::Api,

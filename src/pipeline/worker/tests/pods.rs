@@ -1,7 +1,7 @@
 //! Streams whose pods the API server tells of: late, not at all, anew, or while it is away.
 
 use super::*;
-use crate::config::agent::PodSource;
+use crate::config::agent::{PodSource, Start};
 use crate::enrich::facts::ContainerFacts;
 use crate::enrich::store::{Change, Event as Said};
 
@@ -40,11 +40,16 @@ fn pod(app: &str) -> PodFacts {
 fn node(pipeline: &str) -> Node {
     let mut node = Node::with(&[pipeline]);
     Arc::make_mut(&mut node.agent).kubernetes.source = PodSource::Api;
+    ask_the_api(&mut node);
+    node
+}
+
+/// Starts the node with a store that tells it of changes.
+fn ask_the_api(node: &mut Node) {
     node.start();
     let inbox = Arc::clone(&node.worker().setup.inbox);
     let tell = move |change: &Change| inbox.pods_changed(change);
     node.worker().setup.pods = Arc::new(PodStore::new(Arc::new(tell)));
-    node
 }
 
 impl Node {
@@ -103,6 +108,68 @@ fn a_run_that_begins_in_an_outage_is_taken_without_its_status() {
     assert!(node.sent.is_empty(), "its status is waited for");
     node.wait(2);
     assert_eq!(node.indexed(), lines(["of the first run", "of the next one"]));
+}
+
+/// A node that passes over what is there at its very first start, and what was there.
+fn newcomer() -> Node {
+    let mut node = Node::with(&[BY_LABEL]);
+    let agent = Arc::get_mut(&mut node.agent).expect("nobody else has it");
+    (agent.kubernetes.source, agent.logs.start) = (PodSource::Api, Start::Newest);
+    for old in 0..200 {
+        node.line(&format!("from before {old} {}", "x".repeat(500)));
+    }
+    node.written.clear();
+    ask_the_api(&mut node);
+    node.clock_ns = now_ns();
+    node
+}
+
+/// Pods are always told of after the files.
+#[test]
+fn what_was_there_is_passed_over_also_where_its_pod_comes_later() {
+    let mut node = newcomer();
+    node.line("after the start, and before its pod was known");
+    node.scan();
+    node.settle(1);
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.line("after that");
+    node.scan();
+    assert_eq!(node.indexed(), node.written);
+    node.raw("1.log", "stdout F", "a run that comes later, by a clock that was set back");
+    node.clock_ns -= 3_600_000_000_000;
+    node.raw("1.log", "stdout F", "is read from its beginning");
+    let container = pod("x").containers["c"].clone();
+    let container =
+        ContainerFacts { restart: Some(1), ids: [(1, "id".to_owned())].into(), ..container };
+    let mut later = pod("x");
+    later.containers.insert("c".to_owned(), container);
+    node.api([Said::Changed(later)]);
+    node.scan();
+    assert_eq!(node.indexed(), node.written);
+}
+
+/// Neither an output that forgets nor a restart brings back what was passed over.
+#[test]
+fn what_was_passed_over_stays_so_until_something_else_is_safe() {
+    for crashes in [false, true] {
+        let mut node = newcomer();
+        node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+        node.scan();
+        node.finish();
+        node.line("the first");
+        node.scan();
+        node.wait(5);
+        assert_eq!(node.sent.len(), 1);
+        if crashes {
+            node.crash(0);
+            ask_the_api(&mut node);
+            node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+            node.scan();
+        } else {
+            node.die(0);
+        }
+        assert_eq!(node.indexed(), node.written);
+    }
 }
 
 #[test]
