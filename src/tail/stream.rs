@@ -80,6 +80,8 @@ pub struct Part {
     pub unlinked: bool,
     /// Its file was cut off or written anew: what it was is not in it any more.
     pub truncated: bool,
+    /// The file is a copy of the one that the part was: it may have less than was read of that.
+    is_copy: bool,
     /// The compressed copy that was seen beside the plain file that is held open.
     twin: Option<PathBuf>,
     /// Whole scans of the tree that have ended since.
@@ -151,7 +153,8 @@ impl Part {
     }
 
     /// Looks at the size and the time of the last write through the handle. `read_to` is how far
-    /// it was read: when it is shorter it was truncated, and it is let go of.
+    /// it was read: when it is shorter it was truncated, and it is let go of, unless it is a copy that
+    /// was made before all of that was written.
     ///
     /// # Errors
     /// What the file system says.
@@ -160,7 +163,9 @@ impl Part {
             let metadata = file.metadata()?;
             if metadata.len() < read_to {
                 self.disk_bytes = self.disk_bytes.max(read_to);
-                self.truncate();
+                if !self.is_copy {
+                    self.truncate();
+                }
                 return Ok(());
             }
             self.disk_bytes = metadata.len();
@@ -246,6 +251,7 @@ impl Part {
             told_bytes: told_bytes(kind, &spooled.file(), spooled.end()),
             unlinked: true,
             truncated: false,
+            is_copy: false,
             twin: None,
             scans_since: 0,
             beginning: Beginning::of(&[]),
@@ -568,6 +574,9 @@ impl Stream {
             part.told_bytes = told_bytes(seen.kind, &file, seen.size);
             if !part.is(seen) {
                 part.file = Some(file);
+                // Renaming leaves a file its number.
+                let is_another = part.truncated || part.inode != 0;
+                part.is_copy = seen.kind == PartKind::Rotated && is_another;
             }
             part.sees(seen);
             return;
@@ -586,6 +595,7 @@ impl Stream {
             told_bytes: told_bytes(seen.kind, &file, seen.size),
             unlinked: false,
             truncated: false,
+            is_copy: false,
             twin: None,
             scans_since: 0,
             beginning: Beginning::of(head),

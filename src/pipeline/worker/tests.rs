@@ -543,6 +543,28 @@ fn scan_when_asked(node: &mut Node) {
     assert!(node.rescans.load(Ordering::Relaxed) <= 3, "the tree is scanned again and again");
 }
 
+/// As logrotate does with `copytruncate`: what comes between the copy and the cut is in neither, but was
+/// read.
+#[test]
+fn a_copy_that_has_less_than_was_read_does_not_stop_the_stream() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one");
+    node.scan();
+    node.finish();
+    fs::copy(node.path("0.log"), node.path("0.log.20261123-210700")).expect("copied");
+    node.line("two");
+    node.scan();
+    node.finish();
+    File::create(node.path("0.log")).expect("emptied");
+    node.line("three");
+    node.scan();
+    scan_when_asked(&mut node);
+    node.finish();
+    node.check();
+    assert_eq!((node.worker().bytes_lost, node.duplicates), (0, 0));
+}
+
 #[test]
 fn a_file_that_was_emptied_neither_spins_nor_stops_the_stream() {
     let mut node = Node::new();
