@@ -326,7 +326,10 @@ impl Reader {
             );
         }
         match self.is_final(part, self.cursor.offset, desk) {
-            Ok(Turn::More) => self.leave(part, desk),
+            Ok(Turn::More) => {
+                self.end_open(desk);
+                self.leave(part, desk)
+            }
             Ok(turn) => turn,
             Err(error) => self.failed(&error, desk),
         }
@@ -361,6 +364,7 @@ impl Reader {
             "a log file can't be read for minutes; what is left of it is lost"
         );
         self.long_line = None;
+        self.end_open(desk);
         self.leave(part, desk)
     }
 
@@ -657,13 +661,18 @@ impl Reader {
             return Turn::More;
         }
         if !self.complete {
-            let Self { joiner, form, .. } = self;
-            let mut emit = |record: Record<'_>| form.ship_joined(&mut desk.shipping, &record);
-            joiner.finish(desk.long, &mut emit);
+            self.end_open(desk);
             self.complete = true;
             self.source = None;
         }
         Turn::End
+    }
+
+    /// Ends records that are open: what comes next doesn't go on with them.
+    fn end_open(&mut self, desk: &mut Desk<'_>) {
+        let Self { joiner, form, .. } = self;
+        let mut emit = |record: Record<'_>| form.ship_joined(&mut desk.shipping, &record);
+        joiner.finish(desk.long, &mut emit);
     }
 }
 

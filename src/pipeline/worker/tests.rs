@@ -606,6 +606,28 @@ fn what_stands_behind_damage_is_a_counted_loss() {
     }
 }
 
+/// What stands behind damage is no end of what stands before it.
+#[test]
+fn a_piece_before_damage_takes_no_line_behind_it() {
+    let mut node = Node::new();
+    node.raw("0.log", "stdout P", "a piece");
+    for n in 0..400 {
+        node.raw("0.log", "stderr F", &format!("line {n}"));
+        node.written.remove(&format!("line {n}"));
+    }
+    node.rotate("20261123-210700");
+    node.gzip("0.log.20261123-210700");
+    node.cut_gzip("0.log.20261123-210700", 2);
+    node.line("behind");
+    node.start();
+    node.scan();
+    node.finish();
+    for alone in ["a piece", "behind"] {
+        assert!(node.index.values().any(|lines| lines == &[alone]), "{alone}");
+    }
+    assert!(node.worker().bytes_lost > 0);
+}
+
 #[test]
 fn damage_before_the_place_that_is_gone_on_from_stops_nothing() {
     for at_leisure in [false, true] {
