@@ -45,6 +45,8 @@ pub struct Spares {
 #[derive(Debug, Default)]
 struct Kept {
     buffers: Vec<Vec<u8>>,
+    /// The first so many of them have not been of use since [`Spares::trim`].
+    idle: usize,
     members: Vec<Vec<u8>>,
     gzip: Option<Gzip>,
 }
@@ -62,7 +64,11 @@ impl Spares {
 
     /// An empty buffer to write into, which takes a body of the usual size without growing.
     fn take(&self) -> Vec<u8> {
-        self.lock().buffers.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
+        let mut kept = self.lock();
+        let buffer = kept.buffers.pop();
+        kept.idle = kept.idle.min(kept.buffers.len());
+        drop(kept);
+        buffer.unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes))
     }
 
     /// One that a long line made grow is not kept.
@@ -86,6 +92,14 @@ impl Spares {
             member.clear();
             members.push(member);
         }
+    }
+
+    /// Gives back what nobody has taken since the last time: it counts for no budget.
+    pub fn trim(&self) {
+        let mut kept = self.lock();
+        let idle = kept.idle;
+        kept.buffers.drain(..idle);
+        kept.idle = kept.buffers.len();
     }
 
     /// Gives their memory back: nothing is being sent.
@@ -393,6 +407,23 @@ mod tests {
         batch.release();
         assert_eq!(batch.body, b"0123456789");
         assert!(batch.permit.bytes() >= 10);
+    }
+
+    /// After a rush one body is on its way at a time.
+    #[test]
+    fn buffers_that_nobody_takes_are_given_back() {
+        let spares = Spares::new(shape(false));
+        let rush: Vec<Vec<u8>> = (0..SPARES_MAX).map(|_| spares.take()).collect();
+        rush.into_iter().for_each(|buffer| spares.give(buffer));
+        spares.trim();
+        assert_eq!(spares.lock().buffers.len(), SPARES_MAX, "all were of use");
+        for _ in 0..2 {
+            send(&spares, shape(false), 10);
+            spares.trim();
+            assert_eq!(spares.lock().buffers.len(), 1);
+        }
+        spares.trim();
+        assert_eq!(spares.lock().buffers.len(), 0);
     }
 
     #[test]

@@ -274,6 +274,8 @@ impl Outlet {
         if self.is_settled() {
             self.batch.release();
             self.spares.release();
+        } else {
+            self.spares.trim();
         }
         let oldest =
             self.oldest_ns().map_or(0, |oldest_ns| now_ns.saturating_sub(oldest_ns).max(0));

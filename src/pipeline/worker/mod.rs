@@ -168,6 +168,8 @@ pub struct Worker {
     finished_streams: u64,
     /// Something changed since figures were shown.
     stale: bool,
+    /// When files that can't be opened were tried again.
+    opened_again: Instant,
     ticked: Instant,
     saved: Instant,
     /// Readers that hold a decompressor.
@@ -269,6 +271,7 @@ impl Worker {
             finished_streams: 0,
             stale: true,
             ticked: now,
+            opened_again: now,
             saved: now,
             unpackers: HashSet::new(),
             holding: BTreeMap::new(),

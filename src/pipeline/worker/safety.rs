@@ -16,6 +16,9 @@ use crate::pipeline::place::{Place, StreamState};
 use crate::pipeline::reader::Asked;
 use crate::telemetry::metrics::StreamState as Kind;
 
+/// How often files that can't be opened are tried.
+const OPEN_AGAIN: Duration = Duration::from_secs(30);
+
 /// For how long the end waits for the disk of the checkpoint.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -244,6 +247,7 @@ impl Worker {
         if std::mem::take(&mut self.scan_wanted) {
             (self.setup.rescan.0)();
         }
+        self.try_to_open_again(now);
         self.ready.extend(self.later.drain(..));
         for key in std::mem::take(&mut self.released) {
             if self.streams.contains_key(&key) {
@@ -257,6 +261,20 @@ impl Worker {
         // What waits for an outcome grows older.
         self.stale = !self.outlets.iter().all(Outlet::is_settled);
         self.setup.alive.tick(self.setup.index);
+    }
+
+    /// Tries files again that could not be opened: while they stay as they are, no listing tells of them.
+    fn try_to_open_again(&mut self, now: Instant) {
+        if now < self.opened_again + OPEN_AGAIN {
+            return;
+        }
+        self.opened_again = now;
+        for key in std::mem::take(&mut self.unreadable) {
+            if self.streams.contains_key(&key) {
+                self.refresh(key);
+                self.wake(key);
+            }
+        }
     }
 
     /// Pods are waited for only while their source is in sync, so that an outage of the API server

@@ -606,6 +606,30 @@ fn what_stands_behind_damage_is_a_counted_loss() {
     }
 }
 
+/// No listing tells anew of a file that stays as it is.
+#[test]
+fn a_file_that_could_not_be_opened_is_tried_again() {
+    let mut node = Node::new();
+    node.start();
+    node.line("one");
+    node.scan();
+    node.finish();
+    node.rotate("20261123-210700");
+    node.line("two");
+    node.scan();
+    // Nobody opens a link.
+    let (live, aside) = (node.path("0.log"), node.path("aside"));
+    fs::rename(&live, &aside).expect("renamed");
+    std::os::unix::fs::symlink(&aside, &live).expect("linked");
+    node.settle(0);
+    assert_eq!(node.worker().unreadable.len(), 1);
+    fs::remove_file(&live).expect("removed");
+    fs::rename(&aside, &live).expect("renamed");
+    node.settle(60);
+    node.finish();
+    node.check();
+}
+
 /// What stands behind damage is no end of what stands before it.
 #[test]
 fn a_piece_before_damage_takes_no_line_behind_it() {
