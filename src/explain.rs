@@ -181,7 +181,7 @@ fn explain_file(
         pipelines: &pipelines,
         names: pipelines.iter().map(|pipeline| form::names(pipeline)).collect(),
         checkpoint: &Checkpoint::new(),
-        first_start: false,
+        first_start: None,
         began_ns: now_ns(),
         suspects: &[],
         by_path: true,

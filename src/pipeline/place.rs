@@ -4,6 +4,7 @@
 //! known is undecided: nothing of it is read or passed over, its file is the buffer, and its
 //! handles are held.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,8 +83,9 @@ pub struct Ground<'a> {
     pub names: Vec<Arc<Names>>,
     /// What was remembered of a process before this one.
     pub checkpoint: &'a Checkpoint,
-    /// The stream was there when the process started for the very first time.
-    pub first_start: bool,
+    /// The pipelines that there were when the process started for the very first time, if the stream
+    /// was there then.
+    pub first_start: Option<&'a BTreeSet<String>>,
     /// When the process started, nanoseconds since the epoch.
     pub began_ns: i64,
     /// No facts will come: path facts decide.
@@ -265,7 +267,7 @@ impl StreamState {
             return Reader::resume(form, joiner, entry);
         }
         let mut reader = Reader::new(form, joiner, [Position::START; 2], Vec::new());
-        reader.begin_at(begins_at_ns(ground));
+        reader.begin_at(begins_at_ns(ground, &ground.pipelines[index].name));
         reader
     }
 
@@ -377,9 +379,9 @@ impl StreamState {
 }
 
 /// From which runtime time on a reader without a checkpoint takes lines.
-fn begins_at_ns(ground: &Ground<'_>) -> Option<i64> {
+fn begins_at_ns(ground: &Ground<'_>, pipeline: &str) -> Option<i64> {
     match ground.agent.logs.start {
-        _ if !ground.first_start => None,
+        _ if !ground.first_start.is_some_and(|names| names.contains(pipeline)) => None,
         Start::Oldest => None,
         Start::Newest => Some(ground.began_ns),
         Start::Since(age) => {

@@ -623,6 +623,9 @@ impl Reader {
         if let Some(turn) = self.has_no_place(0, desk) {
             return Ok(turn);
         }
+        if self.damaged == Some(part) {
+            self.end_open(desk);
+        }
         Ok(self.leave(part, desk))
     }
 

@@ -5,7 +5,7 @@
 //! followed (they could lead the credentials elsewhere); no proxy is taken from the environment;
 //! a body is sent as it is, without a copy; an answer is read up to a limit. Limits: 10 s to
 //! connect, 90 s for a request and its answer; of an answer 1 MiB and 4 KiB for each document, for a
-//! single one 8 times its length.
+//! single one 8 times its length, at most 8 MiB.
 
 use std::fs;
 use std::io;
@@ -23,6 +23,9 @@ use super::credentials::{Credentials, LOOK_EVERY, Stamp};
 use super::response::{self, Cause};
 use super::retry::Hosts;
 use crate::config::pipeline::{Elasticsearch, IndexName, Tls, Verify};
+
+/// The longest reason that is read.
+const QUOTED_BYTES_MAX: usize = 8 << 20;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -195,7 +198,8 @@ impl Client {
             request = request.header(CONTENT_ENCODING, "gzip");
         }
         // A reason quotes values of its document, escaped.
-        let each = if documents == 1 { body.plain_bytes.saturating_mul(8) } else { 4096 };
+        let quoted = || body.plain_bytes.saturating_mul(8).min(QUOTED_BYTES_MAX);
+        let each = if documents == 1 { quoted() } else { 4096 };
         let limit_bytes = (1 << 20) + documents.saturating_mul(each);
         read(request.send().await, limit_bytes).await
     }

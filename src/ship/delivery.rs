@@ -19,6 +19,7 @@
 //! Limits: what is kept of a batch is never more than the batch and the plain forms of its own
 //! documents; its permit follows.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ const MAX_PLAIN_FORM_BYTES: usize = 1024 * 1024;
 
 /// How often a document may fail with a 500 while others are taken.
 const FAILURES_MAX: u32 = 10;
+
+/// The longest wait for a document that fails while others are taken: so that it is known whose fault
+/// it is before the output counts as dead.
+const FAILURE_WAIT_MAX: Duration = Duration::from_millis(2500);
 
 /// Of a delivery of which nothing but so many documents is left, which fail with a 500, nobody waits
 /// for the end.
@@ -69,13 +74,21 @@ pub(super) struct Output {
 pub(super) struct Pace {
     pub(super) concurrency: Concurrency,
     closed: ClosedIndexes,
-    /// Deliveries of which nothing is left but what fails with a 500: others need not wait for them.
-    pub(super) stuck: usize,
+    /// Worker and sequence of the batches of which nothing is left but what fails with a 500: others
+    /// need not wait for them.
+    pub(super) stuck: BTreeSet<(usize, u64)>,
+    /// When a document was taken last.
+    taken: Option<Instant>,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { concurrency: Concurrency::new(), closed: ClosedIndexes::default(), stuck: 0 }
+        Self {
+            concurrency: Concurrency::new(),
+            closed: ClosedIndexes::default(),
+            stuck: BTreeSet::new(),
+            taken: None,
+        }
     }
 }
 
@@ -167,6 +180,8 @@ struct Pending {
     plain_form: bool,
     /// How often it failed alone, as it stands in the body.
     failures: u32,
+    /// When it was refused in nobody's words first.
+    refused_since: Option<Instant>,
 }
 
 /// What is to be done before the next part is sent.
@@ -187,7 +202,7 @@ pub(super) async fn deliver(output: &Output, batch: Batch, seed: u64) -> Outcome
         if !delivery.fails {
             stuck = None;
         } else if stuck.is_none() {
-            stuck = Some(Stuck::new(output));
+            stuck = Some(Stuck::new(output, &delivery.outcome));
         }
         delivery.keep_letters(&mut backoff).await;
         delivery.hold();
@@ -195,26 +210,29 @@ pub(super) async fn deliver(output: &Output, batch: Batch, seed: u64) -> Outcome
             backoff.reset();
         }
         if let Next::Wait(floor) = next {
-            output.clock.sleep(backoff.next_wait(floor)).await;
+            let wait = backoff.next_wait(floor);
+            let soon = delivery.fails && floor.is_none() && delivery.others_are_taken();
+            output.clock.sleep(if soon { wait.min(FAILURE_WAIT_MAX) } else { wait }).await;
         }
     }
     delivery.outcome
 }
 
 /// A delivery that is stuck, until this is let go of.
-struct Stuck<'a>(&'a Output);
+struct Stuck<'a>(&'a Output, (usize, u64));
 
 impl<'a> Stuck<'a> {
-    fn new(output: &'a Output) -> Self {
-        output.pace().stuck += 1;
+    fn new(output: &'a Output, outcome: &Outcome) -> Self {
+        let batch = (outcome.worker, outcome.sequence);
+        output.pace().stuck.insert(batch);
         output.stuck.notify_one();
-        Self(output)
+        Self(output, batch)
     }
 }
 
 impl Drop for Stuck<'_> {
     fn drop(&mut self) {
-        self.0.pace().stuck -= 1;
+        self.0.pace().stuck.remove(&self.1);
     }
 }
 
@@ -242,7 +260,7 @@ impl<'a> Delivery<'a> {
             plain_bytes: batch.plain_bytes,
         };
         let count = u32::try_from(batch.items.len()).expect("a batch has fewer items than bytes");
-        let new = |item| Pending { item, plain_form: false, failures: 0 };
+        let new = |item| Pending { item, plain_form: false, failures: 0, refused_since: None };
         let pending = (0..count).map(new).collect();
         let outcome =
             Outcome { worker: batch.worker, sequence: batch.sequence, ..Outcome::default() };
@@ -264,7 +282,7 @@ impl<'a> Delivery<'a> {
     /// Sends one part and puts back what is left of it.
     async fn send(&mut self, part: Part) -> Next {
         let output = self.output;
-        let (count, open) = (part.pending.len(), self.open);
+        let (count, open, taken) = (part.pending.len(), self.open, self.taken());
         let started = Instant::now();
         let exchange = output.client.bulk(&part.body, count, output.clock.now()).await;
         let took = started.elapsed();
@@ -284,13 +302,10 @@ impl<'a> Delivery<'a> {
                 (self.split(part, &Reason::new("too_large")), Next::Go)
             }
             Answer::Whole(Whole::Refused(reason)) => (self.split(part, &reason), Next::Go),
-            Answer::Whole(Whole::RefusedSomehow) if count > 1 || self.others_are_taken() => {
-                (self.split(part, &Reason::new("unknown")), Next::Go)
-            }
+            Answer::Whole(Whole::RefusedSomehow) if count > 1 => (self.halve(part), Next::Go),
             Answer::Whole(Whole::RefusedSomehow) => {
-                // Whatever else there is may show who is at fault.
-                self.parts.insert(0, part);
-                (Some(Cause::UnexpectedStatus), Next::Wait(retry_after))
+                let cause = self.refused_somehow(part);
+                (cause, cause.map_or(Next::Go, |_| Next::Wait(retry_after)))
             }
             Answer::Whole(Whole::AnswerTooLong) if count > 1 => (self.halve(part), Next::Go),
             Answer::Whole(Whole::AnswerTooLong) => {
@@ -306,6 +321,9 @@ impl<'a> Delivery<'a> {
             Some(cause) => output.troubled(Trouble { cause, host: &host, status, detail: &detail }),
             None if self.open < open => output.recovered(),
             None => {}
+        }
+        if self.taken() > taken {
+            output.pace().taken = Some(output.clock.now());
         }
         let few = self.parts.iter().map(|part| part.pending.len()).sum::<usize>();
         self.fails = cause == Some(Cause::ItemFailed) && few <= STUCK_DOCUMENTS_MAX;
@@ -386,13 +404,30 @@ impl<'a> Delivery<'a> {
         pending.failures + 1 >= FAILURES_MAX && self.others_are_taken()
     }
 
+    /// Documents of the batch that were taken as they are.
+    fn taken(&self) -> u64 {
+        self.outcome.documents_indexed + self.outcome.duplicates_answered
+    }
+
     /// Whether the output has taken anything since this batch was begun.
     fn others_are_taken(&self) -> bool {
-        let taken_here = self.outcome.documents_indexed + self.outcome.duplicates_answered > 0;
-        taken_here || {
-            let last = self.output.health.last_acknowledged();
-            last.is_some_and(|last| last > self.began)
+        self.taken() > 0 || self.output.pace().taken.is_some_and(|last| last > self.began)
+    }
+
+    /// A single document was refused by whoever does not say why: refused for good if that stays so
+    /// while others are taken.
+    fn refused_somehow(&mut self, mut part: Part) -> Option<Cause> {
+        let now = self.output.clock.now();
+        let pending = &mut part.pending[0];
+        let since = *pending.refused_since.get_or_insert(now);
+        pending.failures += 1;
+        let others_are_taken = self.output.pace().taken.is_some_and(|last| last > since);
+        if pending.failures >= FAILURES_MAX && others_are_taken {
+            return self.settle(&part, vec![Verdict::Refused(Reason::new("unknown"))]);
         }
+        // Whatever else there is may show who is at fault.
+        self.parts.insert(0, part);
+        Some(Cause::UnexpectedStatus)
     }
 
     /// Two halves in place of the part; a single document is refused.
@@ -423,7 +458,9 @@ impl<'a> Delivery<'a> {
                 let time = document::id::time_of(id.as_bytes()).unwrap_or(self.batch.oldest_ns);
                 let stream = self.stream(pending);
                 bulk::write_plain_form(&mut rest.plain, entry, reason.as_str(), time, &stream);
-                rest.pending.push(Pending { plain_form: true, failures: 0, ..pending });
+                let refused_since = None;
+                let pending = Pending { plain_form: true, failures: 0, refused_since, ..pending };
+                rest.pending.push(pending);
             }
             _ => self.give_up(pending, entry, reason.as_str()),
         }

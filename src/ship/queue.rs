@@ -3,8 +3,8 @@
 //! Owns the deliveries that are under way. Guarantees that each batch that was taken is reported as
 //! safe or as forgotten, and that its bytes of the budget are given back before. While the output is
 //! dead one batch, the oldest, goes on being tried; whatever else comes is forgotten at once. Batches
-//! of which only documents are left that fail with a 500 count for neither: [`STUCK_MAX`] of them take
-//! nobody's turn, and while nothing else is tried the next one is.
+//! of which only documents are left that fail with a 500 take nobody's turn, up to [`STUCK_MAX`] of
+//! them, and make no output dead.
 //!
 //! A delivery that is let go of may have a request on its way. Its repetition has the same ids, so
 //! that costs a 409 and no duplicate, unless the index behind an alias has rolled over meanwhile.
@@ -45,8 +45,7 @@ pub(super) async fn run(
                 None => open = false,
             },
             Some(ended) = queue.deliveries.join_next_with_id() => queue.ended(ended),
-            // There may be room now.
-            () = output.stuck.notified() => {}
+            () = output.stuck.notified() => queue.stuck(),
             () = impatient(&output.clock, ends) => queue.give_up(&mut batches),
         }
     }
@@ -88,19 +87,31 @@ impl Queue {
 
     fn has_room(&self) -> bool {
         let pace = self.output.pace();
-        let limit = pace.concurrency.limit() + pace.stuck.min(STUCK_MAX);
+        let limit = pace.concurrency.limit() + pace.stuck.len().min(STUCK_MAX);
         self.patience.is_dead() || self.deliveries.len() < limit
     }
 
     /// Whether the output can't be known to be dead: nothing is tried but what may be at fault itself.
     fn is_only_stuck(&self) -> bool {
-        let under_way = self.under_way.len();
-        under_way <= STUCK_MAX && under_way == self.output.pace().stuck
+        let stuck = &self.output.pace().stuck;
+        self.under_way.iter().all(|one| stuck.contains(&(one.worker, one.sequence)))
+    }
+
+    /// A delivery is stuck: it answers at least, so there may be room, and the output isn't dead.
+    fn stuck(&mut self) {
+        if self.patience.is_dead() && self.is_only_stuck() {
+            self.patience.acknowledged(self.output.clock.now(), true);
+            (self.report)(Told::Back);
+        }
     }
 
     fn take(&mut self, batch: Batch) {
-        if self.patience.is_dead() && !self.is_only_stuck() {
+        if self.patience.is_dead() {
             return self.forget(batch);
+        }
+        if self.is_only_stuck() {
+            // Nobody has waited for anything else yet.
+            self.patience.idle();
         }
         self.patience.given(self.output.clock.now());
         self.next_seed = self.next_seed.wrapping_add(1);
@@ -147,20 +158,33 @@ impl Queue {
         }
     }
 
-    /// The output is dead: keeps the oldest batch and lets go of all others.
+    /// The output is dead: keeps the oldest batch, of those that aren't stuck if there are, and lets go
+    /// of all others. If all may be at fault themselves it is not known to be dead: then what is let go
+    /// of is read again at once, together with what follows.
     fn give_up(&mut self, batches: &mut Receiver<Batch>) {
-        self.patience.ended();
-        if self.output.health.may_say(Said::Dead, self.output.clock.now()) {
+        let stuck = self.output.pace().stuck.clone();
+        let is_stuck = |one: &UnderWay| stuck.contains(&(one.worker, one.sequence));
+        let kept = self.under_way.iter().position(|one| !is_stuck(one)).unwrap_or(0);
+        if self.is_only_stuck() {
+            self.patience.acknowledged(self.output.clock.now(), true);
+        } else {
+            self.patience.ended();
+        }
+        if self.patience.is_dead()
+            && self.output.health.may_say(Said::Dead, self.output.clock.now())
+        {
             tracing::error!(
                 pipeline = self.output.pipeline,
                 "the output has acknowledged nothing for long; one batch is tried on, the others are read again later"
             );
         }
-        for under_way in self.under_way.iter().skip(1) {
-            under_way.task.abort();
-        }
+        let others = self.under_way.iter().enumerate().filter(|(at, _)| *at != kept);
+        others.for_each(|(_, under_way)| under_way.task.abort());
         while let Ok(batch) = batches.try_recv() {
             self.forget(batch);
+            if !self.patience.is_dead() {
+                (self.report)(Told::Back);
+            }
         }
     }
 

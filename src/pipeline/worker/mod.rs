@@ -192,6 +192,8 @@ pub struct Worker {
     began: Instant,
     /// The same by the wall clock, nanoseconds since the epoch.
     began_ns: i64,
+    /// Names of the pipelines that there were then.
+    began_with: BTreeSet<String>,
     /// The source of pods has come into sync once, or it was waited for long enough.
     source_told: bool,
     read_metrics: ReadMetrics,
@@ -243,8 +245,10 @@ impl Worker {
         };
         let outlets = setup.outputs.iter().enumerate().map(outlet).collect();
         let now = clock::now();
+        let began_with = setup.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect();
         Self {
             outlets,
+            began_with,
             setup,
             streams: BTreeMap::new(),
             names: HashMap::new(),
@@ -310,6 +314,8 @@ impl Worker {
                 break;
             }
         }
+        // The others need not wait for this one.
+        self.setup.held.settles(self.setup.index);
         self.setup.inbox.close();
         if self.command != Command::Abort {
             self.copy_held();

@@ -362,7 +362,7 @@ impl Worker {
             pipelines: &self.setup.pipelines,
             names: self.outlets.iter().map(|outlet| Arc::clone(&outlet.names)).collect(),
             checkpoint: &self.setup.checkpoint,
-            first_start: stream.from_before,
+            first_start: stream.from_before.then_some(&self.began_with),
             began_ns: self.began_ns,
             by_path: waits_no_more(&self.setup, stream.waited),
             suspects: &self.setup.suspects,

@@ -633,23 +633,32 @@ fn a_file_that_could_not_be_opened_is_tried_again() {
 /// What stands behind damage is no end of what stands before it.
 #[test]
 fn a_piece_before_damage_takes_no_line_behind_it() {
-    let mut node = Node::new();
-    node.raw("0.log", "stdout P", "a piece");
-    for n in 0..400 {
-        node.raw("0.log", "stderr F", &format!("line {n}"));
-        node.written.remove(&format!("line {n}"));
+    for later in [false, true] {
+        let mut node = Node::new();
+        node.raw("0.log", "stdout P", "a piece");
+        for n in 0..400 {
+            node.raw("0.log", "stderr F", &format!("line {n}"));
+            node.written.remove(&format!("line {n}"));
+        }
+        node.rotate("20261123-210700");
+        node.gzip("0.log.20261123-210700");
+        node.cut_gzip("0.log.20261123-210700", 2);
+        if later {
+            node.start();
+            node.scan();
+            node.finish();
+            node.line("behind");
+        } else {
+            node.line("behind");
+            node.start();
+        }
+        node.scan();
+        node.finish();
+        for alone in ["a piece", "behind"] {
+            assert!(node.index.values().any(|lines| lines == &[alone]), "{alone}");
+        }
+        assert!(node.worker().bytes_lost > 0);
     }
-    node.rotate("20261123-210700");
-    node.gzip("0.log.20261123-210700");
-    node.cut_gzip("0.log.20261123-210700", 2);
-    node.line("behind");
-    node.start();
-    node.scan();
-    node.finish();
-    for alone in ["a piece", "behind"] {
-        assert!(node.index.values().any(|lines| lines == &[alone]), "{alone}");
-    }
-    assert!(node.worker().bytes_lost > 0);
 }
 
 #[test]

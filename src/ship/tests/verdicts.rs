@@ -321,14 +321,21 @@ async fn a_400_in_nobodys_words_pauses_unless_other_documents_are_taken() {
     assert!(bench.dead_letters().is_empty());
     check_again_alone(html.clone(), Paused(Cause::UnexpectedStatus)).await;
 
-    // The first half is refused; the other one is taken, so it was the document's fault.
-    let script = [html.clone(), html.clone(), Scripted::Commit, html];
-    let peer = Peer::start(script).await;
+    // The other document is taken, and this one is not, again and again: it is its own fault.
+    let script = [html.clone(), html.clone(), Scripted::Commit].into_iter();
+    let peer = Peer::start(script.chain(vec![html.clone(); 9])).await;
     let bench = Bench::new();
     let output = Elasticsearch { refused: Refused::DeadLetter, ..elasticsearch(&[&peer.url]) };
     let outcome = bench.ship_one(&output, &["1", "2"]).await;
     assert_eq!(documents(&outcome), (1, 0, 1));
     assert_eq!(bench.dead_letters()[0]["reason"], "unknown");
+
+    // A proxy that begins to say so has taken others before.
+    let script = [Scripted::Items(vec![OK, BUSY])].into_iter();
+    let peer = Peer::start(script.chain(vec![html; 30])).await;
+    let bench = Bench::new();
+    let outcome = bench.ship_one(&elasticsearch(&[&peer.url]), &["1", "2"]).await;
+    assert_eq!(documents(&outcome), (2, 0, 0));
 }
 
 #[tokio::test]

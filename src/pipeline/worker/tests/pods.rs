@@ -148,6 +148,18 @@ fn what_was_there_is_passed_over_also_where_its_pod_comes_later() {
     assert_eq!(node.indexed(), node.written);
 }
 
+/// A pipeline that is added later has nothing to do with the start.
+#[test]
+fn what_was_there_is_not_passed_over_by_a_pipeline_that_comes_later() {
+    let mut node = newcomer();
+    node.api([Said::Init, Said::Found(pod("x")), Said::InitDone]);
+    node.line("after the start");
+    node.scan();
+    assert_eq!(node.indexed().len(), 1);
+    node.reload(&[&BY_LABEL.replace("pipeline: labels", "pipeline: later")], true, 0);
+    assert_eq!(node.indexed().len(), 4001);
+}
+
 /// A restart in the middle of it doesn't bring back what is still to be passed over.
 #[test]
 fn what_is_passed_over_stays_so_across_a_restart() {
