@@ -321,6 +321,19 @@ fn what_the_operator_says_comes_to_pods_before_and_after_them() {
     assert_eq!(flink(&state, "u2"), None);
 }
 
+/// The operator deploys the next job before its status speaks of it.
+#[test]
+fn the_last_state_of_a_job_is_not_that_at_the_start_of_the_next() {
+    for last in ["FINISHED", "CANCELED", "FAILED", "SUSPENDED"] {
+        let mut state = State::default();
+        state.apply_deployment(Event::Changed(deployment(orders(last))));
+        apply(&mut state, list([flink_pod("u1", "orders")]));
+        assert_eq!(job_state(&state, "u1"), None, "{last}");
+        state.apply_deployment(Event::Changed(deployment(orders("CREATED"))));
+        assert_eq!(job_state(&state, "u1").as_deref(), Some("CREATED"), "{last}");
+    }
+}
+
 #[test]
 fn what_the_operator_said_stays_with_a_pod_that_is_there_gone_or_saved() {
     let mut state = State::default();
