@@ -90,6 +90,10 @@ impl Pace {
             taken: None,
         }
     }
+
+    fn has_taken_since(&self, then: Instant) -> bool {
+        self.taken.is_some_and(|last| last > then)
+    }
 }
 
 /// Why something was not sent for good, for the log.
@@ -411,7 +415,7 @@ impl<'a> Delivery<'a> {
 
     /// Whether the output has taken anything since this batch was begun.
     fn others_are_taken(&self) -> bool {
-        self.taken() > 0 || self.output.pace().taken.is_some_and(|last| last > self.began)
+        self.taken() > 0 || self.output.pace().has_taken_since(self.began)
     }
 
     /// A single document was refused by whoever does not say why: refused for good if that stays so
@@ -421,7 +425,7 @@ impl<'a> Delivery<'a> {
         let pending = &mut part.pending[0];
         let since = *pending.refused_since.get_or_insert(now);
         pending.failures += 1;
-        let others_are_taken = self.output.pace().taken.is_some_and(|last| last > since);
+        let others_are_taken = self.output.pace().has_taken_since(since);
         if pending.failures >= FAILURES_MAX && others_are_taken {
             return self.settle(&part, vec![Verdict::Refused(Reason::new("unknown"))]);
         }

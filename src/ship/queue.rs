@@ -93,8 +93,12 @@ impl Queue {
 
     /// Whether the output can't be known to be dead: nothing is tried but what may be at fault itself.
     fn is_only_stuck(&self) -> bool {
+        self.oldest_not_stuck().is_none()
+    }
+
+    fn oldest_not_stuck(&self) -> Option<usize> {
         let stuck = &self.output.pace().stuck;
-        self.under_way.iter().all(|one| stuck.contains(&(one.worker, one.sequence)))
+        self.under_way.iter().position(|one| !stuck.contains(&(one.worker, one.sequence)))
     }
 
     /// A delivery is stuck: it answers at least, so there may be room, and the output isn't dead.
@@ -162,13 +166,12 @@ impl Queue {
     /// of all others. If all may be at fault themselves it is not known to be dead: then what is let go
     /// of is read again at once, together with what follows.
     fn give_up(&mut self, batches: &mut Receiver<Batch>) {
-        let stuck = self.output.pace().stuck.clone();
-        let is_stuck = |one: &UnderWay| stuck.contains(&(one.worker, one.sequence));
-        let kept = self.under_way.iter().position(|one| !is_stuck(one)).unwrap_or(0);
-        if self.is_only_stuck() {
-            self.patience.acknowledged(self.output.clock.now(), true);
-        } else {
+        let not_stuck = self.oldest_not_stuck();
+        let kept = not_stuck.unwrap_or(0);
+        if not_stuck.is_some() {
             self.patience.ended();
+        } else {
+            self.patience.acknowledged(self.output.clock.now(), true);
         }
         if self.patience.is_dead()
             && self.output.health.may_say(Said::Dead, self.output.clock.now())
